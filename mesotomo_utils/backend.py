@@ -68,7 +68,7 @@ def get_array_module(*arrays: Any) -> ModuleType:
 
 
 def to_device(array: Any, device: str) -> Any:
-    """Return the array on the device (``"cpu"`` or ``"cuda"``), without a copy where it is there."""
+    """Return the array on the device (``"cpu"`` or ``"cuda"``); no copy where it is there."""
     if resolve_device(device) == "cuda":
         return importlib.import_module("cupy").asarray(array)
     return to_numpy(array)
@@ -80,7 +80,7 @@ def to_numpy(array: Any) -> np.ndarray:
 
 
 def fft_module(xp: ModuleType) -> ModuleType:
-    """Return the FFT module that goes with an array module (``scipy.fft`` or ``cupyx.scipy.fft``)."""
+    """Return the FFT module of an array module: ``scipy.fft`` or ``cupyx.scipy.fft``."""
     return importlib.import_module("scipy.fft" if xp is np else "cupyx.scipy.fft")
 
 

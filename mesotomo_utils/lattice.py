@@ -1,7 +1,7 @@
 """Crystal and superlattice geometry: cells, rotations, cubic symmetry, rock-salt reflections.
 
-Conventions (DESIGN): a rotation matrix ``R`` has the laboratory directions of [100], [010], [001] of
-the atomic lattice as its columns, so that ``lab = R @ crystal``. A cell matrix ``V`` has the
+Conventions: a rotation matrix ``R`` has the laboratory directions of [100], [010], [001] of the
+atomic lattice as its columns, so that ``lab = R @ crystal``. A cell matrix ``V`` has the
 superlattice vectors A, B, C as its columns. Lengths are nm; angles are degrees at this boundary.
 """
 
@@ -99,7 +99,7 @@ def film_normal(V: np.ndarray) -> np.ndarray:
 
 
 def film_frame(V: np.ndarray) -> np.ndarray:
-    """Rotation (3, 3) whose columns are the film's x (along A), y (n x A) and z (n) in the lab frame."""
+    """Rotation (3, 3) whose columns are the film's x (along A), y (n x A), z (n) in the lab."""
     n = film_normal(V)
     x = V[:, 0] / np.linalg.norm(V[:, 0])
     return np.column_stack([x, np.cross(n, x), n])
@@ -173,7 +173,7 @@ def to_quaternions(R: np.ndarray) -> np.ndarray:
 
 
 def from_quaternions(q: np.ndarray) -> np.ndarray:
-    """Rotation matrices (N, 3, 3) of quaternions (N, 4), scalar first; NaN rows give NaN matrices."""
+    """Rotation matrices (N, 3, 3) of quaternions (N, 4), scalar first; NaN stays NaN."""
     q = np.atleast_2d(np.asarray(q, dtype=float))
     if q.shape[-1] != 4:
         raise ValueError(f"quaternions must have shape (N, 4), not {q.shape}")
@@ -185,7 +185,7 @@ def from_quaternions(q: np.ndarray) -> np.ndarray:
 
 
 def disorientation_deg(R1: np.ndarray, R2: np.ndarray) -> np.ndarray:
-    """Smallest rotation angle between orientations (..., 3, 3), modulo the 24 cubic rotations, degrees."""
+    """Smallest angle between orientations (..., 3, 3) modulo the 24 cubic rotations, degrees."""
     relative = np.swapaxes(_matrices(R1), -1, -2) @ _matrices(R2)
     trace = np.einsum("...ij,eji->...e", relative, cubic_rotations())
     best = np.argmax(trace, axis=-1)
@@ -194,7 +194,9 @@ def disorientation_deg(R1: np.ndarray, R2: np.ndarray) -> np.ndarray:
 
 
 def mean_rotation(R: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Chordal mean (3, 3) of rotations (N, 3, 3); reduce by symmetry first (:func:`nearest_equivalent`).
+    """Chordal mean (3, 3) of rotations (N, 3, 3).
+
+    Reduce by symmetry first (:func:`nearest_equivalent`).
 
     Raises
     ------
@@ -217,7 +219,7 @@ def polar_rotation(V: np.ndarray) -> np.ndarray:
 def wahba(
     crystal: np.ndarray, lab: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """Proper rotation (3, 3) that best turns crystal vectors (N, 3) into lab vectors (N, 3) (Kabsch)."""
+    """Proper rotation (3, 3) that best turns crystal (N, 3) into lab vectors (N, 3) (Kabsch)."""
     crystal, lab = np.asarray(crystal, float), np.asarray(lab, float)
     if crystal.shape != lab.shape or crystal.shape[-1] != 3:
         raise ValueError(f"crystal {crystal.shape} and lab {lab.shape} must both be (N, 3)")
@@ -227,7 +229,8 @@ def wahba(
 
 
 def reflections(
-    lattice_nm: float, families: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (2, 0, 0), (2, 2, 0))
+    lattice_nm: float,
+    families: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (2, 0, 0), (2, 2, 0)),
 ) -> pd.DataFrame:
     """Reflections of cubic families, one of each Friedel pair.
 

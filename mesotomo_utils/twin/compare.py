@@ -1,0 +1,239 @@
+"""Measured against truth: the only place where a run of a twin meets what it was made of.
+
+Used by notebook 08, ``mesotomo check`` and the tests; by nothing that measures. How each error is
+defined stands in :mod:`mesotomo_utils.twin.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mesotomo_utils import lattice
+from mesotomo_utils.twin import errors
+
+# Bounds that every imaged twin must keep, whatever its seed.
+BOUNDS: dict[str, tuple[float, str]] = {
+    "missed_fraction": (0.02, "dots missed, fraction"),
+    "spurious": (0, "spurious dots"),
+    "centre_error_median_nm": (0.3, "median error of the centres, nm"),
+    "orientation_error_median_deg": (1.0, "median error of the orientations, degrees"),
+    "scale_error": (0.005, "error of the scale, fraction"),
+    "connectivity_error": (0.03, "error of the connectivity"),
+    "cell_length_error_nm": (0.1, "largest error of a, b, c, nm"),
+    "cell_angle_error_deg": (1.0, "largest error of alpha, beta, gamma, degrees"),
+    "layer_wrong_fraction": (0.02, "dots given the wrong layer, fraction"),
+    "equivalent_wrong_fraction": (0.02, "dots given the wrong cubic equivalent, fraction"),
+}
+
+
+def bounded_values(comparison: dict[str, Any]) -> dict[str, float]:
+    """Values that :data:`BOUNDS` speaks of, from a comparison; stages not run are absent."""
+    dots, necks, cell = (comparison.get(key, {}) for key in ("dots", "necks", "cell"))
+    values = {key: dots.get(key) for key in ("missed_fraction", "spurious", "scale_error")}
+    values["centre_error_median_nm"] = dots.get("centre_error_nm", {}).get("median")
+    values["orientation_error_median_deg"] = dots.get("orientation_error_deg", {}).get("median")
+    for key in ("layer", "equivalent"):
+        if dots.get(f"{key}_right_fraction") is not None:
+            values[f"{key}_wrong_fraction"] = 1.0 - dots[f"{key}_right_fraction"]
+    values["connectivity_error"] = necks.get("connectivity_error")
+    for key in ("cell_length_error_nm", "cell_angle_error_deg"):
+        values[key] = cell.get(key)
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def compare_tables(truth_dir: Path, tables: dict[str, Any]) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Compare what a run measured with a ``truth/`` folder.
+
+    Parameters
+    ----------
+    truth_dir
+        Folder with ``dots.csv, necks.csv`` and, for an imaged twin, ``alignment.csv`` and
+        ``parameters.json``.
+    tables
+        ``qds`` (DataFrame) and, where the run has them, ``necks`` and ``alignment`` (DataFrames),
+        ``superlattice`` (dict), ``axis_tilt_deg`` (float).
+
+    Returns
+    -------
+    The comparison (dict of summaries: ``dots, necks, cell, alignment``) and the matched dots.
+    """
+    dots = pd.read_csv(truth_dir / "dots.csv")
+    qds = tables["qds"]
+    spacing = min(
+        lattice.cell_parameters(_true_vectors(truth_dir))[name] for name in errors.CELL[:3]
+    )
+    summary, table, _ = errors.compare_dots(qds, dots, radius_nm=0.4 * spacing)
+    comparison: dict[str, Any] = {"dots": summary}
+    if tables.get("necks") is not None:
+        comparison["necks"] = errors.compare_necks(
+            tables["necks"], pd.read_csv(truth_dir / "necks.csv"), qds, dots, table
+        )
+    if tables.get("superlattice") is not None:
+        comparison["cell"] = errors.compare_cell(tables["superlattice"], dots)
+    if tables.get("alignment") is not None and (truth_dir / "alignment.csv").exists():
+        axis = None
+        if tables.get("axis_tilt_deg") is not None:
+            true_axis = json.loads((truth_dir / "parameters.json").read_text())["axis_tilt_deg"]
+            axis = (tables["axis_tilt_deg"], true_axis)
+        comparison["alignment"] = errors.compare_alignment(
+            tables["alignment"], pd.read_csv(truth_dir / "alignment.csv"), axis_tilt_deg=axis
+        )
+    comparison["bounds"] = {
+        key: {
+            "value": value,
+            "bound": BOUNDS[key][0],
+            "holds": bool(value <= BOUNDS[key][0]),
+            "what": BOUNDS[key][1],
+        }
+        for key, value in bounded_values(comparison).items()
+    }
+    return comparison, table
+
+
+def _true_vectors(truth_dir: Path) -> np.ndarray:
+    cell = json.loads((truth_dir / "superlattice.json").read_text())
+    grain = cell["grains"][0] if "grains" in cell else cell
+    return np.column_stack([grain[axis] for axis in "ABC"])
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of ``mesotomo check``: what was looked at, whether it holds, and the figures."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+def run_tables(run_dir: Path) -> dict[str, Any]:
+    """Read what a run measured for :func:`compare_tables`; stages that did not run are None."""
+
+    def table(name: str) -> pd.DataFrame | None:
+        return pd.read_csv(run_dir / name) if (run_dir / name).exists() else None
+
+    cell = run_dir / "superlattice.json"
+    return {
+        "qds": table("qds.csv"),
+        "necks": table("necks.csv"),
+        "alignment": table("alignment.csv"),
+        "superlattice": json.loads(cell.read_text()) if cell.exists() else None,
+        "axis_tilt_deg": _result(run_dir, "axis_tilt_deg"),
+    }
+
+
+def _results(run_dir: Path) -> list[dict[str, Any]]:
+    path = run_dir / "results.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing; `mesotomo run SAMPLE --out {run_dir}` makes it"
+        )
+    return json.loads(path.read_text())
+
+
+def _result(run_dir: Path, name: str) -> Any:
+    if not (run_dir / "results.json").exists():
+        return None
+    rows = [row for row in _results(run_dir) if row["name"] == name and row["index"] is None]
+    return rows[0]["value"] if rows else None
+
+
+def compare_run(run_dir: str | Path) -> dict[str, Any]:
+    """Compare a run of a twin with its own ``truth/`` folder.
+
+    Parameters
+    ----------
+    run_dir
+        Run folder with ``truth/`` and ``qds.csv``.
+
+    Returns
+    -------
+    Summaries ``dots, necks, cell, alignment`` as far as the run went, and ``bounds``.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder holds no truth (a real sample), or no dots yet.
+    """
+    run_dir = Path(run_dir)
+    for name, mend in (("truth/dots.csv", "only twins have one"), ("qds.csv", "run step 02 first")):
+        if not (run_dir / name).exists():
+            raise FileNotFoundError(f"{run_dir / name} is missing: {mend}")
+    return compare_tables(run_dir / "truth", run_tables(run_dir))[0]
+
+
+def record_values(run_dir: str | Path, path: str | Path) -> None:
+    """Write the results of a run as the recorded values, each with the tolerance it is held to.
+
+    Counts are exact. Everything else may move by a tenth of its own standard error, or by 1 % where
+    it has none: library versions change last digits and, rarely, one dot's neck.
+    """
+    recorded = {}
+    for row in _results(Path(run_dir)):
+        value = row["value"]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        sigma = row.get("sigma")
+        if float(value).is_integer() and row["unit"] in ("", None):
+            tolerance = 0.0
+        else:
+            tolerance = 0.1 * sigma if sigma else 0.01 * abs(value)
+        recorded[_key(row)] = {"value": value, "tolerance": float(f"{tolerance:.3g}")}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(recorded, indent=1) + "\n")
+
+
+def _key(row: dict[str, Any]) -> str:
+    return row["name"] if row["index"] is None else f"{row['name']}[{row['index']}]"
+
+
+def check_run(run_dir: str | Path, recorded: str | Path | None = None) -> list[Check]:
+    """Check a run: its truth within the bounds first, then the recorded values.
+
+    Parameters
+    ----------
+    run_dir
+        Run folder.
+    recorded
+        JSON of :func:`record_values`; None or a missing file checks the bounds only.
+
+    Returns
+    -------
+    A :class:`Check` per bound and per recorded value.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder holds no ``results.json``.
+    """
+    run_dir = Path(run_dir)
+    rows = {_key(row): row for row in _results(run_dir)}
+    checks = []
+    if (run_dir / "truth" / "dots.csv").exists():
+        comparison = compare_run(run_dir)
+        for name, bound in comparison["bounds"].items():
+            checks.append(
+                Check(
+                    name,
+                    bound["holds"],
+                    f"{bound['what']}: {bound['value']:.4g} (at most {bound['bound']:g})",
+                )
+            )
+    if recorded is not None and Path(recorded).exists():
+        for key, kept in json.loads(Path(recorded).read_text()).items():
+            value = rows.get(key, {}).get("value")
+            ok = isinstance(value, int | float) and abs(value - kept["value"]) <= kept["tolerance"]
+            checks.append(
+                Check(
+                    key,
+                    ok,
+                    f"{value} (recorded {kept['value']:.6g} within {kept['tolerance']:.2g})",
+                )
+            )
+    return checks

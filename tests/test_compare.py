@@ -1,0 +1,202 @@
+"""The comparison with the truth, and the checker itself: a broken table must turn it red."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mesotomo_utils import lattice
+from mesotomo_utils.twin import compare, errors
+from mesotomo_utils.twin.matching import fit_rigid_motion, match_dots
+
+V = lattice.cell_matrix(6.3, 6.0, 5.8, 98.0, 95.0, 93.0)
+
+
+@pytest.fixture
+def truth() -> dict[str, pd.DataFrame]:
+    """A small perfect lattice with rough dots, two cut dots, and necks of known diameters."""
+    rng = np.random.default_rng(5)
+    index = np.array([(i, j, k) for k in range(4) for j in range(4) for i in range(3)])
+    xyz = index @ V.T + rng.normal(scale=0.15, size=(len(index), 3))
+    R = lattice.polar_rotation(V) @ lattice.from_rotation_vectors(
+        rng.normal(scale=0.03, size=(len(index), 3))
+    )
+    dots = pd.DataFrame(xyz, columns=errors.POSITION)
+    dots.insert(0, "qd", np.arange(len(dots)))
+    dots[list("ijk")] = index
+    dots["layer"] = index[:, 2] + 1
+    dots[errors.QUATERNION] = lattice.to_quaternions(R)
+    dots["fraction_inside"] = np.where(dots["qd"] < 2, 0.5, 1.0)
+    lookup = {tuple(v): n for n, v in enumerate(index)}
+    necks = [
+        (n, lookup[tuple(v + step)], axis, 0.0 if rng.random() < 0.1 else rng.uniform(2, 4))
+        for n, v in enumerate(index)
+        for axis, step in zip("ABC", np.eye(3, dtype=int), strict=True)
+        if tuple(v + step) in lookup
+    ]
+    return {
+        "dots": dots,
+        "necks": pd.DataFrame(necks, columns=["qd_1", "qd_2", "axis", "diameter_nm"]),
+    }
+
+
+@pytest.fixture
+def run(tmp_path, truth):
+    """A run folder whose measurement is the truth, moved rigidly, with small errors."""
+    (tmp_path / "truth").mkdir()
+    truth["dots"].to_csv(tmp_path / "truth/dots.csv", index=False)
+    truth["necks"].to_csv(tmp_path / "truth/necks.csv", index=False)
+    cell = {"grains": [dict(zip("ABC", V.T.tolist(), strict=True))]}
+    (tmp_path / "truth/superlattice.json").write_text(json.dumps(cell))
+
+    rng = np.random.default_rng(6)
+    turn = lattice.axis_angle([0, 0, 1], np.deg2rad(0.7))
+    dots = truth["dots"]
+    qds = dots.drop(columns="fraction_inside").copy()
+    noise = rng.normal(scale=0.05, size=(len(dots), 3))
+    qds[errors.POSITION] = (dots[errors.POSITION] + noise + [0.4, -0.2, 0.3]).to_numpy() @ turn.T
+    R = turn @ lattice.from_quaternions(dots[errors.QUATERNION].to_numpy())
+    R = R @ lattice.from_rotation_vectors(rng.normal(scale=0.003, size=(len(dots), 3)))
+    qds[errors.QUATERNION] = lattice.to_quaternions(R)
+    qds["sigma_deg"] = np.rad2deg(0.003 * np.sqrt(3))
+    for axis in "xyz":
+        qds[f"sigma_{axis}_nm"] = 0.05
+    qds["at_edge"] = dots["fraction_inside"] < errors.WHOLE
+    qds["i"] += 3
+    qds.to_csv(tmp_path / "qds.csv", index=False)
+    truth["necks"].to_csv(tmp_path / "necks.csv", index=False)
+    write_cell(tmp_path)
+    return tmp_path
+
+
+def write_cell(run_dir) -> None:
+    """Measure the cell from ``qds.csv`` as step 02 would, and record it among the results."""
+    qds = pd.read_csv(run_dir / "qds.csv").assign(fraction_inside=1.0)
+    cell = errors.sample_cell(qds)
+    grain = {"n_dots": len(qds)} | {name: {"value": value} for name, value in cell.items()}
+    (run_dir / "superlattice.json").write_text(json.dumps({"grains": [grain]}))
+    rows = [
+        {"name": n, "index": None, "value": v, "unit": "nm", "sigma": 0.01 if "nm" in n else 0.1}
+        for n, v in cell.items()
+    ]
+    rows.append({"name": "qd_count", "index": None, "value": len(qds), "unit": "", "sigma": None})
+    (run_dir / "results.json").write_text(json.dumps(rows))
+
+
+def failed(run_dir, recorded=None) -> set[str]:
+    return {check.name for check in compare.check_run(run_dir, recorded) if not check.ok}
+
+
+def test_true_run_is_green(run):
+    comparison = compare.compare_run(run)
+    dots = comparison["dots"]
+    assert dots["missed"] == 0 and dots["spurious"] == 0
+    assert 0.03 < dots["centre_error_nm"]["median"] < 0.15
+    assert dots["rigid_rotation_deg"] == pytest.approx(0.7, abs=0.3)
+    assert 0.1 < dots["orientation_error_deg"]["median"] < 0.45
+    assert 0.6 < np.mean(dots["centre_within_sigma"]) < 0.76
+    assert 0.6 < dots["orientation_error_over_sigma"] < 1.2
+    assert dots["index_right_fraction"] == 1.0 and dots["index_origin"] == [3, 0, 0]
+    assert comparison["necks"]["neck_diameter_bias_nm"] == pytest.approx(0.0, abs=1e-9)
+    assert comparison["necks"]["connectivity_error"] == 0.0
+    assert failed(run) == set()
+
+
+def change(run_dir, edit) -> None:
+    qds = edit(pd.read_csv(run_dir / "qds.csv"))
+    qds.to_csv(run_dir / "qds.csv", index=False)
+    write_cell(run_dir)
+
+
+def swap(qds):
+    return qds.rename(columns={"x_nm": "y_nm", "y_nm": "x_nm"})
+
+
+def mirror(qds):
+    return qds.assign(x_nm=-qds["x_nm"])
+
+
+def zero(qds):
+    return qds.assign(x_nm=0.0, y_nm=0.0, z_nm=0.0)
+
+
+@pytest.mark.parametrize("edit", [swap, mirror, zero])
+def test_broken_positions_are_red(run, edit):
+    qds = edit(pd.read_csv(run / "qds.csv"))
+    qds.to_csv(run / "qds.csv", index=False)
+    assert failed(run) & {"missed_fraction", "centre_error_median_nm"}
+
+
+def test_scale_of_one_per_cent_is_red(run, tmp_path):
+    recorded = tmp_path / "recorded.json"
+    compare.record_values(run, recorded)
+    assert failed(run, recorded) == set()
+    change(run, lambda q: q.assign(**{c: q[c] * 1.01 for c in errors.POSITION}))
+    assert {"scale_error", "a_nm", "b_nm", "c_nm"} <= failed(run, recorded)
+
+
+def test_lost_value_and_lost_dot_are_red(run, tmp_path):
+    recorded = tmp_path / "recorded.json"
+    compare.record_values(run, recorded)
+    change(run, lambda q: q.iloc[:-3])
+    assert {"missed_fraction", "qd_count"} <= failed(run, recorded)
+    (run / "results.json").write_text("[]")
+    assert "a_nm" in failed(run, recorded)
+
+
+def test_wrong_equivalent_is_seen_though_the_error_is_not(run):
+    def turn(qds):
+        R = lattice.from_quaternions(qds[errors.QUATERNION].to_numpy())
+        qds[errors.QUATERNION] = lattice.to_quaternions(R @ lattice.cubic_rotations()[5])
+        return qds
+
+    change(run, turn)
+    assert failed(run) == {"equivalent_wrong_fraction"}
+
+
+def test_pick_on_cut_dot(run):
+    change(run, lambda q: q.assign(at_edge=False))
+    assert compare.compare_run(run)["dots"]["spurious"] == 2
+    change(run, lambda q: q.drop(index=[0, 1]))
+    assert compare.compare_run(run)["dots"]["missed"] == 0
+
+
+def test_matching_survives_motion_and_noise():
+    rng = np.random.default_rng(1)
+    true = rng.uniform(0, 40, size=(60, 3))
+    turn = lattice.axis_angle([0.2, -0.1, 1], 0.03)
+    measured = (true - [1.0, 0.5, -0.7]) @ turn + rng.normal(scale=0.01, size=true.shape)
+    order = rng.permutation(60)
+    rows, cols, motion = match_dots(measured[order], true, radius_nm=3.0)
+    assert len(rows) >= 58 and np.array_equal(order[rows], cols)
+    assert np.allclose(motion(measured), true, atol=0.05)
+
+
+def test_shifts_that_a_rigid_motion_makes_cost_nothing():
+    tilt = np.arange(30)
+    angle = np.linspace(-80, 80, 30)
+    truth = pd.DataFrame(
+        {"tilt": tilt, "angle_deg": angle, "shift_z_nm": 0.0, "shift_u_nm": 0.0, "used": True}
+    )
+    moved = truth.assign(
+        shift_z_nm=0.3,
+        shift_u_nm=0.2 + 0.5 * np.cos(np.deg2rad(angle)) - 0.1 * np.sin(np.deg2rad(angle)),
+        angle_deg=angle + 0.4,
+    )
+    summary = errors.compare_alignment(moved, truth)
+    assert max(summary[k] for k in ("shift_u_rms_nm", "shift_z_rms_nm", "angle_rms_deg")) < 1e-9
+    assert summary["axis_offset_error_nm"] == pytest.approx(0.2)
+
+
+def test_errors_name_what_is_wrong(run):
+    with pytest.raises(ValueError, match=r"\(3, 3\).*\(4, 3\)"):
+        fit_rigid_motion(np.zeros((3, 3)), np.zeros((4, 3)))
+    (run / "qds.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="run step 02"):
+        compare.compare_run(run)
+    (run / "results.json").unlink()
+    with pytest.raises(FileNotFoundError, match="mesotomo run"):
+        compare.check_run(run)
