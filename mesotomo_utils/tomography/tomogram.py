@@ -1,0 +1,467 @@
+"""Tomograms on disk: OME-Zarr 0.5 written and read, MRC, HDF5 and TIFF read.
+
+Axes are ``[z, y, x]`` and the origin is the centre of the volume: voxel i of n sits at
+(i − (n − 1)/2)·voxel. OME-Zarr says where its first voxel sits, so that is the translation in the
+files; each level of the pyramid carries its own, and all levels lie on top of each other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import zarr
+from ome_zarr_models.v05 import Image
+from zarr.codecs import BloscCodec
+
+CHUNK = 64
+"""Edge of a chunk, voxels; slabs written side by side must begin at multiples of it."""
+_SMALLEST_LEVEL = 128
+"""The pyramid ends where the longest edge is no longer than this, voxels."""
+_KEY = "mesotomo"
+_READERS = {".mrc": "mrc", ".map": "mrc", ".rec": "mrc", ".tif": "tiff", ".tiff": "tiff", ".hspy": "hspy"}
+_HDF5 = (".h5", ".hdf5", ".hdf")
+_NM = {"nm": 1.0, "nanometer": 1.0, "å": 0.1, "angstrom": 0.1, "µm": 1e3, "μm": 1e3, "um": 1e3, "micrometer": 1e3}
+
+
+class TomogramError(ValueError):
+    """A tomogram that cannot be used as it is; the message names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class Tomogram:
+    """An OME-Zarr tomogram, opened but not loaded.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    group
+        The zarr group that holds the levels.
+    levels
+        Names of the arrays, the full one first.
+    voxel_nm
+        Edge of a voxel of the full level, nm.
+    attributes
+        What the writer noted: method, engine, device, and so on.
+    """
+
+    path: Path
+    group: zarr.Group
+    levels: tuple[str, ...]
+    voxel_nm: float
+    attributes: dict[str, Any]
+
+    @property
+    def data(self) -> zarr.Array:
+        """The full level, ``[z, y, x]``; slicing reads only what is asked for."""
+        return self.group[self.levels[0]]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the full level."""
+        return self.data.shape
+
+    def load(self) -> np.ndarray:
+        """The full level in memory, float32."""
+        return np.asarray(self.data[:], dtype=np.float32)
+
+    def level(self, k: int) -> tuple[np.ndarray, float]:
+        """Level k in memory (float32) and its voxel in nm; each level is coarser by 2.
+
+        Raises
+        ------
+        IndexError
+            There is no level k.
+        """
+        if not 0 <= k < len(self.levels):
+            raise IndexError(f"{self.path.name} has levels 0 to {len(self.levels) - 1}, not {k}")
+        return np.asarray(self.group[self.levels[k]][:], dtype=np.float32), self.voxel_nm * 2**k
+
+
+class TomogramWriter:
+    """Writes a tomogram slab by slab; under its final name only once it is whole.
+
+    Parameters
+    ----------
+    path
+        Folder to make, by custom ``something.ome.zarr``. One that exists is replaced at the end.
+    shape
+        (Z, Y, X).
+    voxel_nm
+        Edge of a voxel, nm.
+    attributes
+        Kept with the tomogram: anything JSON can hold.
+    levels
+        Number of levels of the pyramid; None goes down to an edge of 128 voxels.
+
+    Raises
+    ------
+    TomogramError
+        On entering: shape or voxel are not positive. On leaving: slices were not written.
+
+    Examples
+    --------
+    ::
+
+        with TomogramWriter("a.ome.zarr", (128, 100, 100), 0.5) as writer:
+            writer.write(0, lower)  # slices 0 to 63
+            writer.write(64, upper)
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        shape: tuple[int, int, int],
+        voxel_nm: float,
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        levels: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if len(shape) != 3 or min(shape) < 1:
+            raise TomogramError(f"{self.path.name}: a tomogram has three axes, none empty; the shape is {shape}")
+        if not (math.isfinite(voxel_nm) and voxel_nm > 0):
+            raise TomogramError(f"{self.path.name}: voxel_nm must be a positive length, not {voxel_nm}")
+        self.shape = tuple(int(n) for n in shape)
+        self.voxel_nm = float(voxel_nm)
+        self.attributes = dict(attributes or {})
+        if levels is None:
+            levels = 1 + max(0, math.ceil(math.log2(max(self.shape) / _SMALLEST_LEVEL)))
+        self.levels = levels
+        self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        self._written = np.zeros(self.shape[0], bool)
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._group = zarr.open_group(self._partial, mode="w", zarr_format=3)
+        self._create(0, self.shape)
+        return self
+
+    def write(self, first: int, slab: np.ndarray) -> None:
+        """Write slices from ``first`` on.
+
+        Parameters
+        ----------
+        first
+            Number of the slab's first slice. Where several threads write, a multiple of
+            :data:`CHUNK`: a chunk has one writer.
+        slab
+            (n, Y, X).
+
+        Raises
+        ------
+        TomogramError
+            The slab does not fit, or holds a value that is not finite (its slice is named).
+        """
+        slab = np.asarray(slab, dtype=np.float32)
+        last = first + len(slab)
+        if slab.shape[1:] != self.shape[1:] or first < 0 or last > self.shape[0]:
+            raise TomogramError(
+                f"{self.path.name}: a slab of {slab.shape} at slice {first} does not fit a tomogram of {self.shape}"
+            )
+        _check_finite(slab, self.path.name, first)
+        self._group["0"][first:last] = slab
+        self._written[first:last] = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            return
+        if not self._written.all():
+            shutil.rmtree(self._partial, ignore_errors=True)
+            raise TomogramError(
+                f"{self.path.name}: {np.count_nonzero(~self._written)} of {self.shape[0]} slices were never written, "
+                f"the first is {int(np.argmin(self._written))}"
+            )
+        for level in range(1, self.levels):
+            self._coarsen(level)
+        # last of all: without these attributes no reader takes the folder for a tomogram
+        self._group.attrs.put(
+            {
+                "ome": {"version": "0.5", "multiscales": [self._multiscale()]},
+                _KEY: {"attributes": self.attributes, "origin": "centre of the volume"},
+            }
+        )
+        Image.from_zarr(self._group)
+        _replace(self._partial, self.path)
+
+    def _create(self, level: int, shape: tuple[int, ...]) -> zarr.Array:
+        return self._group.create_array(
+            str(level),
+            shape=shape,
+            chunks=tuple(min(CHUNK, n) for n in shape),
+            dtype="float32",
+            compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=4),
+            dimension_names=["z", "y", "x"],
+        )
+
+    def _coarsen(self, level: int) -> None:
+        """Average 2 × 2 × 2 voxels of the level above; odd edges are repeated."""
+        fine = self._group[str(level - 1)]
+        shape = tuple((n + 1) // 2 for n in fine.shape)
+        coarse = self._create(level, shape)
+        for first in range(0, shape[0], CHUNK):
+            block = fine[2 * first : 2 * (first + CHUNK)]
+            block = np.pad(block, [(0, n % 2) for n in block.shape], mode="edge")
+            block = (block[::2] + block[1::2]) / 2
+            block = (block[:, ::2] + block[:, 1::2]) / 2
+            coarse[first : first + len(block)] = (block[:, :, ::2] + block[:, :, 1::2]) / 2
+
+    def _multiscale(self) -> dict[str, Any]:
+        datasets = []
+        for level in range(self.levels):
+            # voxel 0 of a level is the mean of 2^level voxels of the full one, and sits in their middle
+            shift = (2**level - 1) / 2
+            translation = [(shift - (n - 1) / 2) * self.voxel_nm for n in self.shape]
+            datasets.append(
+                {
+                    "path": str(level),
+                    "coordinateTransformations": [
+                        {"type": "scale", "scale": [self.voxel_nm * 2**level] * 3},
+                        {"type": "translation", "translation": translation},
+                    ],
+                }
+            )
+        return {
+            "name": self.path.name.removesuffix(".ome.zarr"),
+            "axes": [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"],
+            "datasets": datasets,
+            "type": "mean",
+        }
+
+
+def write_tomogram(
+    path: str | Path,
+    volume: np.ndarray,
+    voxel_nm: float,
+    *,
+    attributes: Mapping[str, Any] | None = None,
+    levels: int | None = None,
+) -> Path:
+    """Write a volume as OME-Zarr 0.5 with a pyramid; whole or not at all.
+
+    Parameters
+    ----------
+    path, voxel_nm, attributes, levels
+        As of :class:`TomogramWriter`.
+    volume
+        (Z, Y, X), stored as float32.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    TomogramError
+        The volume is not three-dimensional, is empty or constant, or holds a value that is not finite.
+    """
+    volume = np.asarray(volume)
+    check_tomogram(volume, Path(path).name)
+    with TomogramWriter(path, volume.shape, voxel_nm, attributes=attributes, levels=levels) as writer:
+        for first in range(0, len(volume), 2 * CHUNK):
+            writer.write(first, volume[first : first + 2 * CHUNK])
+    return Path(path)
+
+
+def open_tomogram(path: str | Path) -> Tomogram:
+    """Open an OME-Zarr tomogram (0.5, or 0.4) without loading it.
+
+    Parameters
+    ----------
+    path
+        Folder of the group with the ``multiscales``.
+
+    Returns
+    -------
+    Tomogram
+        The opened tomogram.
+
+    Raises
+    ------
+    TomogramError
+        Missing, no OME-Zarr or one left half-written, not three space axes z, y, x, a unit that is no length,
+        or voxels that are not cubes.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise TomogramError(f"{path} is missing; expected the folder of an OME-Zarr tomogram")
+    try:
+        group = zarr.open_group(path, mode="r")
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise TomogramError(f"{path.name} is no zarr group ({error})") from error
+    attributes = dict(group.attrs)
+    multiscales = attributes.get("ome", attributes).get("multiscales")
+    if not multiscales:
+        raise TomogramError(
+            f"{path.name} has no OME-Zarr multiscales: it was left half-written or is another kind of zarr; "
+            "remove it and write it again"
+        )
+    image = multiscales[0]
+    names = [axis["name"] for axis in image["axes"]]
+    if names != ["z", "y", "x"]:
+        raise TomogramError(f"{path.name} has the axes {names}; expected z, y, x")
+    levels = tuple(dataset["path"] for dataset in image["datasets"])
+    absent = [level for level in levels if level not in group]
+    if absent:
+        raise TomogramError(f"{path.name}: level {absent[0]!r} is missing, the tomogram is damaged; write it again")
+    scale = np.ones(3)
+    for transform in [*image["datasets"][0]["coordinateTransformations"], *image.get("coordinateTransformations", [])]:
+        if transform["type"] == "scale":
+            scale *= transform["scale"]
+    units = {axis.get("unit", "") for axis in image["axes"]}
+    unit = units.pop().lower() if len(units) == 1 else ""
+    if unit not in _NM:
+        raise TomogramError(f"{path.name}: its axes carry no common unit of length; expected nanometer")
+    own = attributes.get(_KEY, {})
+    return Tomogram(path, group, levels, _cubic(scale * _NM[unit], path.name), dict(own.get("attributes", {})))
+
+
+def load_tomogram(path: str | Path, voxel_nm: float | None = None) -> tuple[np.ndarray, float]:
+    """Load a tomogram from OME-Zarr, MRC, HDF5 (also HSPY) or TIFF.
+
+    Parameters
+    ----------
+    path
+        File, or folder of an OME-Zarr. An HDF5 file holds one three-dimensional data set.
+    voxel_nm
+        Edge of a voxel, nm; given here it wins over the file's.
+
+    Returns
+    -------
+    volume
+        (Z, Y, X) float32.
+    voxel_nm
+        Edge of a voxel, nm.
+
+    Raises
+    ------
+    TomogramError
+        Missing, an unknown format, not three-dimensional, no voxel size, voxels that are not cubes; or the
+        volume is empty, constant or not finite.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise TomogramError(f"{path} is missing; `tomogram:` must name a file that exists")
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        tomogram = open_tomogram(path)
+        volume, found = tomogram.load(), tomogram.voxel_nm
+    elif suffix in _HDF5:
+        volume, found = _load_hdf5(path)
+    elif suffix in _READERS:
+        volume, found = _load_rosettasciio(path, _READERS[suffix])
+    else:
+        known = ", ".join([".ome.zarr", *_HDF5, *_READERS])
+        raise TomogramError(f"{path.name}: no reader for {suffix or 'a file without ending'}; known are {known}")
+    voxel = voxel_nm if voxel_nm is not None else found
+    if voxel is None:
+        raise TomogramError(f"{path.name} carries no voxel size; give `voxel_nm` in the sample file")
+    volume = np.ascontiguousarray(volume, dtype=np.float32)
+    check_tomogram(volume, path.name)
+    return volume, float(voxel)
+
+
+def check_tomogram(volume: np.ndarray, name: str) -> None:
+    """Refuse what cannot be a tomogram.
+
+    Parameters
+    ----------
+    volume
+        (Z, Y, X).
+    name
+        What to call it in the message.
+
+    Raises
+    ------
+    TomogramError
+        Not three-dimensional, empty, constant, or not finite (the slice is named).
+    """
+    if volume.ndim != 3:
+        raise TomogramError(f"{name}: a tomogram has the axes [z, y, x]; this array has the shape {volume.shape}")
+    if volume.size == 0:
+        raise TomogramError(f"{name}: the tomogram is empty, its shape is {volume.shape}")
+    _check_finite(volume, name, 0)
+    first = volume.flat[0]
+    if all(np.all(section == first) for section in volume):
+        raise TomogramError(f"{name}: the tomogram is constant, every voxel is {first:g}; nothing was reconstructed in it")
+
+
+def _check_finite(slab: np.ndarray, name: str, first: int) -> None:
+    for z, section in enumerate(slab):
+        if not np.isfinite(section.sum(dtype=np.float64)):
+            raise TomogramError(f"{name}: slice {first + z} (from 0) holds values that are not finite")
+
+
+def _cubic(voxel: np.ndarray, name: str) -> float:
+    """One voxel edge from three; headers are float32, so 7 digits."""
+    if not np.allclose(voxel, voxel[0], rtol=1e-3) or voxel[0] <= 0:
+        sizes = " × ".join(f"{edge:g}" for edge in voxel)
+        raise TomogramError(f"{name}: voxels of {sizes} nm are not cubes; resample the volume, or give `voxel_nm`")
+    return float(f"{voxel[0]:.7g}")
+
+
+def _load_hdf5(path: Path) -> tuple[np.ndarray, float | None]:
+    """The one three-dimensional data set of a file, and its ``voxel_nm`` attribute if any."""
+    try:
+        with h5py.File(path, "r") as file:
+            found: list[str] = []
+            file.visititems(lambda key, item: found.append(key) if getattr(item, "ndim", 0) == 3 else None)
+            if len(found) != 1:
+                names = ", ".join(found) or "none"
+                raise TomogramError(
+                    f"{path.name}: expected one three-dimensional data set, found {len(found)} ({names}); "
+                    "keep the tomogram alone in the file"
+                )
+            data = file[found[0]]
+            voxel = data.attrs.get("voxel_nm", file.attrs.get("voxel_nm"))
+            return data[:], None if voxel is None else float(voxel)
+    except OSError as error:
+        raise TomogramError(f"{path.name} cannot be read as HDF5: {error}") from error
+
+
+def _load_rosettasciio(path: Path, plugin: str) -> tuple[np.ndarray, float | None]:
+    reader = importlib.import_module(f"rsciio.{plugin}").file_reader
+    try:
+        signals = reader(str(path))
+    except Exception as error:  # readers of damaged files raise anything from KeyError to OSError
+        raise TomogramError(f"{path.name} cannot be read as {plugin}: {type(error).__name__}: {error}") from error
+    volumes = [signal for signal in signals if np.squeeze(signal["data"]).ndim == 3]
+    if not volumes:
+        shapes = ", ".join(str(signal["data"].shape) for signal in signals) or "nothing"
+        raise TomogramError(f"{path.name} holds {shapes}; expected one volume with the axes [z, y, x]")
+    axes = sorted(volumes[0]["axes"], key=lambda axis: axis.get("index_in_array", 0))[-3:]
+    units = [str(axis.get("units", "")).lower() for axis in axes]
+    scales = np.array([abs(float(axis.get("scale", 0) or 0)) for axis in axes])
+    # an MRC stack of pages leaves z without a length: the two others are enough where they agree
+    known = [i for i in range(3) if units[i] in _NM and scales[i] > 0]
+    voxel = None
+    if len(known) >= 2:
+        voxel = _cubic(np.array([scales[i] * _NM[units[i]] for i in known]), path.name)
+    return np.squeeze(volumes[0]["data"]), voxel
+
+
+def _replace(partial: Path, final: Path) -> None:
+    """Move a whole folder to its name; an older one there goes once the new one stands."""
+    old = final.with_name(f".{final.name}.old-{os.getpid()}")
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)

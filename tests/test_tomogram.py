@@ -1,0 +1,196 @@
+"""Tomograms come back as they were written, say where they lie, and are whole or not there."""
+
+import h5py
+import mrcfile
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from ome_zarr_models.v05 import Image
+
+from mesotomo_utils.tomography.tomogram import (
+    TomogramError,
+    TomogramWriter,
+    load_tomogram,
+    open_tomogram,
+    write_tomogram,
+)
+
+
+@pytest.fixture
+def volume():
+    return np.random.default_rng(0).normal(size=(70, 33, 52)).astype(np.float32)
+
+
+def test_round_trip(tmp_path, volume):
+    path = write_tomogram(tmp_path / "a.ome.zarr", volume, 0.07, attributes={"method": "fbp", "seconds": 1.5})
+    tomogram = open_tomogram(path)
+    assert np.array_equal(tomogram.load(), volume)
+    assert tomogram.voxel_nm == 0.07
+    assert tomogram.attributes == {"method": "fbp", "seconds": 1.5}
+    again, voxel = load_tomogram(path)
+    assert np.array_equal(again, volume)
+    assert voxel == 0.07
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.ome.zarr"]
+
+
+def test_valid_ome_zarr_with_its_origin_in_the_centre(tmp_path, volume):
+    path = write_tomogram(tmp_path / "a.ome.zarr", volume, 0.5, levels=3)
+    image = Image.from_zarr(zarr.open_group(path, mode="r"))
+    scales, corners = [], []
+    for level, dataset in enumerate(image.ome_attributes.multiscales[0].datasets):
+        scale, translation = (t for t in dataset.coordinateTransformations)
+        shape = zarr.open_group(path, mode="r")[str(level)].shape
+        scales.append(scale.scale[0])
+        # outer corner of the first voxel: the same point of space on each level
+        corners.append(np.array(translation.translation) - np.array(scale.scale) / 2)
+        assert shape == tuple(-(-n // 2**level) for n in volume.shape)
+    assert scales == [0.5, 1.0, 2.0]
+    assert np.allclose(corners, corners[0])
+    assert np.allclose(corners[0], -np.array(volume.shape) * 0.5 / 2)
+
+
+def test_pyramid_averages_by_two(tmp_path, volume):
+    even = volume[:, :32, :]
+    tomogram = open_tomogram(write_tomogram(tmp_path / "a.ome.zarr", even, 0.5, levels=2))
+    level, voxel = tomogram.level(1)
+    assert voxel == 1.0
+    assert np.allclose(level, even.reshape(35, 2, 16, 2, 26, 2).mean(axis=(1, 3, 5)), atol=1e-6)
+    with pytest.raises(IndexError, match="levels 0 to 1"):
+        tomogram.level(2)
+
+
+def test_written_in_slabs(tmp_path, volume):
+    with TomogramWriter(tmp_path / "a.ome.zarr", volume.shape, 0.1) as writer:
+        writer.write(64, volume[64:])
+        writer.write(0, volume[:64])
+    assert np.array_equal(open_tomogram(tmp_path / "a.ome.zarr").load(), volume)
+
+
+def test_a_tomogram_is_whole_or_not_there(tmp_path, volume):
+    path = tmp_path / "a.ome.zarr"
+    with pytest.raises(TomogramError, match="6 of 70 slices were never written, the first is 64"):  # noqa: SIM117
+        with TomogramWriter(path, volume.shape, 0.1) as writer:
+            writer.write(0, volume[:64])
+    with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
+        with TomogramWriter(path, volume.shape, 0.1) as writer:
+            writer.write(0, volume)
+            raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_half_written_folder_is_refused(tmp_path, volume):
+    group = zarr.open_group(tmp_path / "half.ome.zarr", mode="w")
+    group.create_array("0", data=volume)
+    with pytest.raises(TomogramError, match="half-written"):
+        open_tomogram(tmp_path / "half.ome.zarr")
+    path = write_tomogram(tmp_path / "b.ome.zarr", volume, 0.1)
+    (path / "0" / "zarr.json").unlink()
+    with pytest.raises(TomogramError, match="level '0' is missing"):
+        open_tomogram(path)
+
+
+def test_a_failed_write_leaves_the_old_one(tmp_path, volume):
+    path = write_tomogram(tmp_path / "a.ome.zarr", volume, 0.1)
+    broken = volume.copy()
+    broken[5, 0, 0] = np.nan
+    with pytest.raises(TomogramError, match="slice 5"):
+        write_tomogram(path, broken, 0.1)
+    assert np.array_equal(open_tomogram(path).load(), volume)
+    write_tomogram(path, 2 * volume, 0.1)
+    assert np.array_equal(open_tomogram(path).load(), 2 * volume)
+
+
+def test_mrc(tmp_path, volume):
+    with mrcfile.new(tmp_path / "a.mrc") as file:
+        file.set_data(volume)
+        file.voxel_size = 0.7
+    loaded, voxel = load_tomogram(tmp_path / "a.mrc")
+    assert np.array_equal(loaded, volume)
+    assert voxel == pytest.approx(0.07)
+    assert load_tomogram(tmp_path / "a.mrc", 0.2)[1] == 0.2
+
+
+def test_tiff_and_hdf5(tmp_path, volume):
+    tifffile.imwrite(tmp_path / "a.tif", volume)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["deep/volume"] = volume
+        file["deep/volume"].attrs["voxel_nm"] = 0.3
+    loaded, voxel = load_tomogram(tmp_path / "a.tif", 0.25)
+    assert np.array_equal(loaded, volume)
+    assert voxel == 0.25
+    loaded, voxel = load_tomogram(tmp_path / "a.h5")
+    assert np.array_equal(loaded, volume)
+    assert voxel == 0.3
+    with pytest.raises(TomogramError, match="a.tif carries no voxel size"):
+        load_tomogram(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 4), np.float32), "axes \\[z, y, x\\]"),
+        (np.zeros((0, 4, 4), np.float32), "empty"),
+        (np.full((3, 4, 4), 2.0, np.float32), "constant, every voxel is 2"),
+        (np.full((3, 4, 4), np.inf, np.float32), "slice 0 .* not finite"),
+    ],
+)
+def test_refuses_what_is_no_tomogram(tmp_path, array, message):
+    with pytest.raises(TomogramError, match=message):
+        write_tomogram(tmp_path / "a.ome.zarr", array, 0.1)
+    if array.size and array.ndim == 3:
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["volume"] = array
+        with pytest.raises(TomogramError, match=message):
+            load_tomogram(tmp_path / "a.h5", 0.1)
+
+
+def test_refuses_wrong_files(tmp_path, volume):
+    with pytest.raises(TomogramError, match="missing"):
+        load_tomogram(tmp_path / "absent.mrc")
+    with pytest.raises(TomogramError, match="missing"):
+        open_tomogram(tmp_path / "absent.ome.zarr")
+    (tmp_path / "a.txt").write_text("no volume")
+    with pytest.raises(TomogramError, match="no reader for .txt"):
+        load_tomogram(tmp_path / "a.txt")
+    (tmp_path / "a.mrc").write_text("no volume")
+    with pytest.raises(TomogramError, match="cannot be read as mrc"):
+        load_tomogram(tmp_path / "a.mrc")
+    (tmp_path / "b.h5").write_text("no volume")
+    with pytest.raises(TomogramError, match="cannot be read as HDF5"):
+        load_tomogram(tmp_path / "b.h5")
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file["one"], file["two"] = volume, volume
+    with pytest.raises(TomogramError, match="found 2 \\(one, two\\)"):
+        load_tomogram(tmp_path / "two.h5")
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(TomogramError, match="no zarr group"):
+        open_tomogram(tmp_path / "plain")
+
+
+def test_refuses_other_axes_and_voxels(tmp_path, volume):
+    path = write_tomogram(tmp_path / "a.ome.zarr", volume, 0.1)
+    group = zarr.open_group(path, mode="r+")
+    good = dict(group.attrs)
+
+    def spoil(change):
+        import copy
+
+        attributes = copy.deepcopy(good)
+        change(attributes["ome"]["multiscales"][0])
+        group.attrs.put(attributes)
+        return open_tomogram(path)
+
+    with pytest.raises(TomogramError, match="expected z, y, x"):
+        spoil(lambda image: image["axes"].reverse())
+    with pytest.raises(TomogramError, match="no common unit"):
+        spoil(lambda image: [axis.pop("unit") for axis in image["axes"]])
+    with pytest.raises(TomogramError, match="not cubes"):
+        spoil(lambda image: image["datasets"][0]["coordinateTransformations"][0].update(scale=[0.1, 0.1, 0.2]))
+    with pytest.raises(TomogramError, match="three axes"):
+        TomogramWriter(path, (3, 0, 3), 0.1)
+    with pytest.raises(TomogramError, match="positive length"):
+        TomogramWriter(path, (3, 3, 3), 0)
+    with pytest.raises(TomogramError, match="does not fit"):  # noqa: SIM117
+        with TomogramWriter(tmp_path / "c.ome.zarr", (3, 3, 3), 1) as writer:
+            writer.write(2, np.zeros((2, 3, 3)))
