@@ -1,0 +1,382 @@
+"""Estimates with intervals: spatial block bootstrap, noise in quadrature, equivalence.
+
+Neighbouring dots resemble each other, so that a bootstrap that draws single dots believes in more
+independent evidence than there is. Here whole columns of the film are drawn: blocks in the plane
+of the film that run through all layers, because the layers are what is compared.
+
+An error of measurement of a single dot is part of the scatter that the bootstrap sees, so that an
+interval holds both; errors that all dots share must be added by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.stats import qmc
+
+FWHM_PER_SD = 2.0 * np.sqrt(2.0 * np.log(2.0))
+WIDTH_95_PER_SD = 2.0 * stats.norm.ppf(0.975)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its standard error and its 95 % interval.
+
+    Attributes
+    ----------
+    value, sigma
+        The number and one standard error, in the unit of the name under which it is recorded.
+    low, high
+        Ends of the 95 % interval; NaN where there are too few blocks.
+    n
+        Number of dots or pairs behind it.
+    reason
+        Why the value is NaN; None where it is not.
+    """
+
+    value: float
+    sigma: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    n: int | None = None
+    reason: str | None = None
+
+    def as_result(self) -> dict:
+        """Return the keyword arguments of ``results.value`` apart from name, unit and index."""
+        known = np.isfinite(self.low) and np.isfinite(self.high)
+        return {
+            "value": float(self.value),
+            "sigma": float(self.sigma) if np.isfinite(self.sigma) else None,
+            "interval_95": [float(self.low), float(self.high)] if known else None,
+            "n": None if self.n is None else int(self.n),
+            "reason": self.reason,
+        }
+
+
+def missing(reason: str, n: int | None = None) -> Estimate:
+    """Return an estimate without a value that says why."""
+    return Estimate(np.nan, n=n, reason=reason)
+
+
+def column_blocks(xy_nm: np.ndarray, *, spacing_nm: float, dots_per_block: int = 4) -> np.ndarray:
+    """Label columns of the film that are resampled as a whole.
+
+    Parameters
+    ----------
+    xy_nm
+        (N, 2) positions in the plane of the film, nm.
+    spacing_nm
+        Distance of neighbouring dots in the plane, nm.
+    dots_per_block
+        Dots of one layer that a block should hold. Where fewer than eight blocks of this size
+        cover the film, single columns of dots are used, so that an interval can be given at all.
+
+    Returns
+    -------
+    (N,) labels 0 … B-1.
+
+    Raises
+    ------
+    ValueError
+        The positions are not (N, 2) or not finite; the spacing is not positive.
+    """
+    xy_nm = np.asarray(xy_nm, float)
+    if xy_nm.ndim != 2 or xy_nm.shape[1] != 2:
+        raise ValueError(f"xy_nm: expected (N, 2) positions in the film plane, found {xy_nm.shape}")
+    if not np.isfinite(xy_nm).all():
+        row = int(np.flatnonzero(~np.isfinite(xy_nm).all(1))[0])
+        raise ValueError(f"xy_nm: row {row} is not finite; leave out dots without a position")
+    if not spacing_nm > 0:
+        raise ValueError(f"spacing_nm: expected a positive length, found {spacing_nm}")
+    for per_side in (np.sqrt(dots_per_block), 1.0):
+        width = spacing_nm * per_side
+        cells = np.floor((xy_nm - xy_nm.min(0)) / width + 0.25).astype(int)
+        labels = np.unique(cells, axis=0, return_inverse=True)[1].ravel()
+        if labels.max(initial=-1) + 1 >= 8:
+            break
+    return labels
+
+
+def resample_blocks(
+    blocks: np.ndarray, *, n_resamples: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Draw as many blocks as there are, with replacement, and yield the rows they hold.
+
+    Parameters
+    ----------
+    blocks
+        (N,) labels of the rows.
+    n_resamples
+        Number of draws.
+    rng
+        Source of randomness.
+
+    Yields
+    ------
+    Row numbers of one resample, with repetitions.
+    """
+    _, index = np.unique(blocks, return_inverse=True)
+    order = np.argsort(index, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(index))[:-1])
+    for _ in range(n_resamples):
+        drawn = rng.integers(len(members), size=len(members))
+        yield np.concatenate([members[b] for b in drawn])
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    blocks: np.ndarray,
+    *,
+    n_resamples: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Evaluate a statistic on resampled blocks.
+
+    Parameters
+    ----------
+    statistic
+        Takes row numbers, returns a number or an array of fixed shape.
+    blocks
+        (N,) labels of the rows, from `column_blocks`.
+
+    Returns
+    -------
+    (n_resamples, …) values.
+    """
+    draws = resample_blocks(blocks, n_resamples=n_resamples, rng=rng)
+    return np.array([statistic(rows) for rows in draws])
+
+
+def interval(
+    value: float,
+    replicates: np.ndarray,
+    *,
+    n_blocks: int,
+    n: int | None = None,
+    log: bool = False,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    reason: str | None = None,
+) -> Estimate:
+    """Turn a value and its replicates into an estimate.
+
+    Parameters
+    ----------
+    value
+        The statistic of the sample itself.
+    replicates
+        (n_resamples,) bootstrap values.
+    n_blocks
+        Number of independent blocks.
+    log
+        For widths and other positive scales: the interval is symmetric in the logarithm.
+    bounds
+        Smallest and largest possible value.
+
+    Notes
+    -----
+    Centred on the value, with the standard deviation of the replicates, enlarged by B/(B-1) in the
+    variance and with Student's t for B-1 degrees of freedom. Percentiles would be too narrow
+    with few blocks, and off centre for statistics that repeated dots make smaller.
+    """
+    if not np.isfinite(value):
+        return Estimate(np.nan, n=n, reason=reason or "not defined for this sample")
+    replicates = np.asarray(replicates, float)
+    replicates = replicates[np.isfinite(replicates)]
+    if n_blocks < 3 or replicates.size < 20:
+        return Estimate(float(value), n=n)
+    widen = np.sqrt(n_blocks / (n_blocks - 1.0))
+    student = stats.t.ppf(0.975, n_blocks - 1)
+    sigma = widen * replicates.std(ddof=1)
+    if log and value > 0 and (replicates > 0).all():
+        factor = np.exp(student * widen * np.log(replicates).std(ddof=1))
+        low, high = value / factor, value * factor
+    else:
+        low, high = value - student * sigma, value + student * sigma
+    low, high = (float(np.clip(end, *bounds)) for end in (low, high))
+    return Estimate(float(value), float(sigma), low, high, n)
+
+
+def noise_variance(sigma: np.ndarray) -> float:
+    """Mean square of the given errors; NaN where fewer than half of them are known."""
+    sigma = np.asarray(sigma, float)
+    known = np.isfinite(sigma)
+    if sigma.size == 0 or known.mean() < 0.5:
+        return np.nan
+    return float(np.mean(sigma[known] ** 2))
+
+
+def remove_noise(raw: Estimate, noise: float) -> Estimate:
+    """Take the width that noise alone would have off a width, in quadrature.
+
+    Parameters
+    ----------
+    raw
+        Measured width with its interval.
+    noise
+        Width of the noise in the same measure (FWHM with FWHM, 95 % with 95 %); NaN if unknown.
+
+    Returns
+    -------
+    Estimate whose value is 0 where the noise explains all that was measured.
+    """
+    if not np.isfinite(raw.value):
+        return raw
+    if not np.isfinite(noise):
+        return missing("the errors of measurement are unknown (no sigma columns)", raw.n)
+    ends = np.sqrt(np.maximum(np.array([raw.value, raw.low, raw.high]) ** 2 - noise**2, 0.0))
+    slope = raw.value / ends[0] if ends[0] > 0 else 1.0
+    return Estimate(ends[0], raw.sigma * slope, ends[1], ends[2], raw.n)
+
+
+@lru_cache(maxsize=1)
+def _normal_points() -> np.ndarray:
+    """4096 quasi-random standard normal vectors and their opposites, (8192, 3)."""
+    sobol = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(0)).random(4096)
+    points = stats.norm.ppf(np.clip(sobol, 1e-9, 1 - 1e-9))
+    points -= points.mean(0)
+    white = np.linalg.inv(np.linalg.cholesky(points.T @ points / len(points))).T
+    return np.vstack([points @ white, -points @ white])
+
+
+def normal_vectors(covariance: np.ndarray, mean: np.ndarray | None = None) -> np.ndarray:
+    """Fixed, evenly spread vectors with a given mean and covariance, for integrals.
+
+    Parameters
+    ----------
+    covariance
+        (3, 3); negative eigenvalues, as a noise correction can leave them, count as zero.
+    mean
+        (3,), zero by default.
+
+    Returns
+    -------
+    (8192, 3) vectors.
+    """
+    values, axes = np.linalg.eigh(np.asarray(covariance, float))
+    root = axes * np.sqrt(np.maximum(values, 0.0))
+    return _normal_points() @ root.T + (0.0 if mean is None else np.asarray(mean, float))
+
+
+def mean_length(vectors: np.ndarray, noise_variance: float) -> float:
+    """Mean length of noisy vectors without the length that noise adds.
+
+    Parameters
+    ----------
+    vectors
+        (n, 3) vectors, for example rotation vectors in degrees.
+    noise_variance
+        Mean square length of the noise, isotropic; NaN gives NaN.
+
+    Returns
+    -------
+    Mean length. It is the measured mean, moved by what the noise adds to normally distributed
+    vectors with the measured first two moments: lengths cannot be corrected one by one, moments
+    can.
+    """
+    if len(vectors) < 4 or not np.isfinite(noise_variance):
+        return np.nan
+    centre = vectors.mean(0)
+    covariance = np.cov(vectors.T)
+    clean = covariance - np.eye(3) * noise_variance / 3.0
+    with_noise = np.linalg.norm(normal_vectors(covariance, centre), axis=1).mean()
+    without = np.linalg.norm(normal_vectors(clean, centre), axis=1).mean()
+    measured = np.linalg.norm(vectors, axis=1).mean()
+    return float(measured * without / with_noise) if with_noise > 0 else 0.0
+
+
+def equivalence(
+    value: np.ndarray,
+    marked: np.ndarray,
+    group: np.ndarray,
+    blocks: np.ndarray,
+    *,
+    margin: float,
+    n_resamples: int,
+    rng: np.random.Generator,
+) -> dict:
+    """Test whether marked dots are the same as the others of their group, within a margin.
+
+    Parameters
+    ----------
+    value
+        (N,) quantity to compare; rows that are not finite are left out.
+    marked
+        (N,) bool, the dots to compare with the unmarked.
+    group
+        (N,) labels; only dots of one group (a layer) are compared with each other.
+    blocks
+        (N,) labels from `column_blocks`.
+    margin
+        Largest difference that counts as the same, in the unit of ``value``.
+
+    Returns
+    -------
+    dict with ``difference`` (`Estimate`; marked minus unmarked), ``low_90``, ``high_90``,
+    ``margin``, ``n_marked`` and ``verdict``: same (the 90 % interval lies within ± margin: two
+    one-sided tests at 5 %), different (the 95 % interval excludes zero), cannot_tell.
+    """
+    value, marked = np.asarray(value, float), np.asarray(marked, bool)
+    group = np.unique(np.asarray(group), return_inverse=True)[1]
+
+    def difference(rows: np.ndarray) -> float:
+        rows = rows[np.isfinite(value[rows])]
+        size = group.max() + 1
+        n1 = np.bincount(group[rows], marked[rows], size)
+        n0 = np.bincount(group[rows], ~marked[rows], size)
+        both = (n1 > 0) & (n0 > 0)
+        if not both.any():
+            return np.nan
+        mean1 = np.bincount(group[rows], marked[rows] * value[rows], size)[both] / n1[both]
+        mean0 = np.bincount(group[rows], ~marked[rows] * value[rows], size)[both] / n0[both]
+        weight = n1[both] * n0[both] / (n1[both] + n0[both])
+        return float(np.sum(weight * (mean1 - mean0)) / weight.sum())
+
+    everything = np.arange(value.size)
+    n_marked = int(np.sum(marked & np.isfinite(value)))
+    # the evidence lies in the blocks that hold a marked dot
+    n_blocks = np.unique(blocks[marked & np.isfinite(value)]).size
+    replicates = bootstrap(difference, blocks, n_resamples=n_resamples, rng=rng)
+    found = interval(
+        difference(everything), replicates, n_blocks=n_blocks, n=n_marked,
+        reason="no layer holds both kinds of dots",
+    )  # fmt: skip
+    half = np.nan if n_blocks < 3 else stats.t.ppf(0.95, n_blocks - 1) * found.sigma
+    low, high = found.value - half, found.value + half
+    verdict = "cannot_tell"
+    if np.isfinite(half):
+        if found.low > 0 or found.high < 0:
+            verdict = "different"
+        if -margin < low and high < margin:
+            verdict = "same"
+    return {
+        "difference": found, "low_90": low, "high_90": high, "margin": margin,
+        "n_marked": n_marked, "verdict": verdict,
+    }  # fmt: skip
+
+
+def columns(name: str, estimates: list[Estimate]) -> dict[str, list[float]]:
+    """Lay estimates out as the four columns ``name``, ``name_sigma``, ``name_low``,
+    ``name_high``.
+    """
+    return {
+        name: [e.value for e in estimates],
+        f"{name}_sigma": [e.sigma for e in estimates],
+        f"{name}_low": [e.low for e in estimates],
+        f"{name}_high": [e.high for e in estimates],
+    }
+
+
+def layer_estimates(table: pd.DataFrame, name: str) -> Iterator[tuple[str, Estimate]]:
+    """Yield ``("C1", Estimate)`` … from a table with the columns that `columns` lays out."""
+    for row in table.to_dict("records"):
+        reason = row.get("reason") or "not measurable in this layer"
+        found = Estimate(
+            row[name], row[f"{name}_sigma"], row[f"{name}_low"], row[f"{name}_high"],
+            row.get("n"), None if np.isfinite(row[name]) else reason,
+        )  # fmt: skip
+        yield f"C{int(row['layer'])}", found
