@@ -65,9 +65,7 @@ def test_right_angles_are_sums_of_pixels(size):
 def test_turned_object_is_a_shifted_tilt():
     slices = np.random.default_rng(5).normal(size=(1, 32, 32)).astype(np.float32)
     turned = np.rot90(slices, axes=(2, 1)).copy()  # x -> y: a point at angle φ goes to φ + 90°
-    assert np.allclose(
-        Projector([20.0], 32).forward(slices), Projector([110.0], 32).forward(turned), atol=1e-3
-    )
+    assert np.allclose(Projector([20.0], 32).forward(slices), Projector([110.0], 32).forward(turned), atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [64, 65])
@@ -142,7 +140,8 @@ def test_agrees_with_astra():
     astra = pytest.importorskip("astra", reason="astra-toolbox is not installed")
     size, angles = 96, np.arange(0, 180, 5.0)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    smooth = (np.exp(-((x - 12) ** 2 + y**2) / 60) + 2 * np.exp(-((x + 9) ** 2 + (y - 17) ** 2) / 90)).astype(np.float32)
+    smooth = np.exp(-((x - 12) ** 2 + y**2) / 60) + 2 * np.exp(-((x + 9) ** 2 + (y - 17) ** 2) / 90)
+    smooth = smooth.astype(np.float32)
     ours = Projector(angles, size).forward(smooth[None])[:, 0]
     volume_geometry = astra.create_vol_geom(size, size)
     # ASTRA's y grows upwards in the array, and its angles turn the other way round

@@ -48,7 +48,7 @@ class Projector:
     dtype
         ``"float32"`` or ``"float64"``: the precision of the transforms and of what they return.
     threads
-        Number of threads; all CPUs allowed to this process if left out.
+        Number of threads; if left out all CPUs allowed to this process, but 1 for small slices.
 
     Raises
     ------
@@ -103,7 +103,9 @@ class Projector:
         self.device = backend.resolve_device(device)
         self.tolerance = float(tolerance)
         self.dtype = np.dtype(dtype)
-        self.threads = int(threads) if threads else backend.cpu_count()
+        # a small transform takes less time than its threads take to meet
+        small = self.size**2 + 2 * self.n_u * angles.size < 1e5
+        self.threads = int(threads) if threads else 1 if small else backend.cpu_count()
         self._complex = np.dtype("complex64" if dtype == "float32" else "complex128")
         self._library = _nufft_library(self.device)
         self._plans: dict[tuple[int, int], Any] = {}
@@ -114,9 +116,7 @@ class Projector:
         frequency = 2 * np.pi * np.fft.fftfreq(self.length)
         radians = np.deg2rad(angles)[:, None]
         real = self.dtype
-        self._points = [
-            self._array((frequency * trig(radians)).ravel().astype(real)) for trig in (np.sin, np.cos)
-        ]
+        self._points = [self._array((frequency * trig(radians)).ravel().astype(real)) for trig in (np.sin, np.cos)]
         # finufft counts pixels from −(n // 2) and the FFT from 0: the phase moves both origins to the exact centre.
         half = self.size // 2 - (self.size - 1) / 2
         offset = half * (np.cos(radians) + np.sin(radians)) + (self.n_u - 1) / 2

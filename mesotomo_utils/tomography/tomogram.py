@@ -401,7 +401,7 @@ def check_tomogram(volume: np.ndarray, name: str) -> None:
     _check_finite(volume, name, 0)
     first = volume.flat[0]
     if all(np.all(section == first) for section in volume):
-        raise TomogramError(f"{name}: the tomogram is constant, every voxel is {first:g}; nothing was reconstructed in it")
+        raise TomogramError(f"{name}: the tomogram is constant, every voxel is {first:g}; nothing is in it")
 
 
 def _check_finite(slab: np.ndarray, name: str, first: int) -> None:

@@ -1,0 +1,213 @@
+"""Reconstruction of a slab by each engine: our Fourier-slice one, ASTRA, TomoPy.
+
+Each function takes a slab of aligned images ``[tilt, z, u]`` and returns slices ``[z, y, x]`` in image
+value per pixel, with the conventions of :mod:`~mesotomo_utils.tomography.projector`. None falls
+back to another: what is absent is an error that names the mend.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from mesotomo_utils import backend
+from mesotomo_utils.tomography.projector import Projector
+
+METHODS = ("fbp", "sirt", "cgls")
+_RESTART = 10
+"""CGLS iterations between two projections onto non-negative slices."""
+
+
+class NufftEngine:
+    """FBP, SIRT and CGLS on the Fourier-slice projector.
+
+    Parameters
+    ----------
+    angles_deg
+        (T,) tilt angles, degrees.
+    n_u
+        Pixels of an image across the axis; slices are n_u × n_u.
+    device
+        ``"cpu"`` or ``"cuda"``.
+    """
+
+    def __init__(self, angles_deg: np.ndarray, n_u: int, device: str) -> None:
+        self.device = device
+        self.projector = Projector(angles_deg, n_u, device=device)
+        self._weights: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __call__(self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
+        """Reconstruct a slab ``[tilt, z, u]`` to ``[z, y, x]`` numpy, value per pixel."""
+        images = backend.to_device(slab, self.device)
+        if method == "fbp":
+            return backend.to_numpy(self.projector.fbp(images))
+        if method == "sirt":
+            return backend.to_numpy(self._sirt(images, iterations, nonnegative))
+        return backend.to_numpy(self._cgls(images, iterations, nonnegative))
+
+    def _sirt(self, images: np.ndarray, iterations: int, nonnegative: bool) -> np.ndarray:
+        """Iterate x ← x + C Aᵀ R (p − A x), C and R the inverse column and row sums (Gregor and Benson 2008)."""
+        xp = backend.get_array_module(images)
+        rows, columns = self._sums(xp)
+        slices = xp.zeros((images.shape[1], self.projector.size, self.projector.size), np.float32)
+        for _ in range(iterations):
+            residual = self.projector.forward(slices)
+            xp.subtract(images, residual, out=residual)
+            residual /= rows
+            step = self.projector.adjoint(residual)
+            step /= columns
+            slices += step
+            if nonnegative:
+                xp.maximum(slices, 0, out=slices)
+        return slices
+
+    def _sums(self, xp: ModuleType) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column sums of the projection; both well away from 0 in the field."""
+        if self._weights is None:
+            n = self.projector.size
+            rows = self.projector.forward(xp.ones((1, n, n), np.float32))
+            columns = self.projector.adjoint(xp.ones_like(rows))
+            self._weights = (xp.maximum(rows, 1.0), xp.maximum(columns, 0.1 * self.projector.n_tilts))
+        return self._weights
+
+    def _cgls(self, images: np.ndarray, iterations: int, nonnegative: bool) -> np.ndarray:
+        """Conjugate gradients on the normal equations, each slice with its own step lengths.
+
+        With ``nonnegative`` the run stops every ten iterations, sets negative voxels to zero and
+        starts afresh from there: a step that clips in between would spoil the conjugate directions.
+        """
+        xp = backend.get_array_module(images)
+        n = self.projector.size
+        slices = xp.zeros((images.shape[1], n, n), np.float32)
+        for first in range(0, iterations, _RESTART if nonnegative else iterations):
+            residual = images - self.projector.forward(slices) if first else images.copy()
+            gradient = self.projector.adjoint(residual)
+            direction = gradient.copy()
+            norm = _energy(xp, gradient, (1, 2))
+            for _ in range(min(_RESTART, iterations - first) if nonnegative else iterations):
+                projected = self.projector.forward(direction)
+                # an empty slice has nothing to gain; 0/0 must not spread
+                step = norm / xp.maximum(_energy(xp, projected, (0, 2)), np.finfo(np.float32).tiny)
+                slices += step[:, None, None] * direction
+                residual -= step[None, :, None] * projected
+                gradient = self.projector.adjoint(residual)
+                previous, norm = norm, _energy(xp, gradient, (1, 2))
+                direction *= (norm / xp.maximum(previous, np.finfo(np.float32).tiny))[:, None, None]
+                direction += gradient
+            if nonnegative:
+                xp.maximum(slices, 0, out=slices)
+        return slices
+
+
+class AstraEngine:
+    """The same through ASTRA's two-dimensional algorithms, slice by slice.
+
+    Parameters
+    ----------
+    angles_deg, n_u
+        As of :class:`NufftEngine`.
+    device
+        ``"cuda"`` takes ASTRA's CUDA algorithms.
+
+    Raises
+    ------
+    RuntimeError
+        ASTRA is not installed, or ``"cuda"`` is asked for and ASTRA finds no GPU.
+
+    Notes
+    -----
+    The ``linear`` projector on the CPU. ASTRA's FBP gives every tilt the same weight; ours weighs
+    uneven tilts.
+    """
+
+    def __init__(self, angles_deg: np.ndarray, n_u: int, device: str) -> None:
+        self._astra = _library("astra", "pip install astra-toolbox, or engine='nufft'")
+        # ASTRA ends the process when its CUDA code runs without a GPU: ask before
+        if device == "cuda" and not self._astra.use_cuda():
+            raise RuntimeError("ASTRA finds no GPU (astra.use_cuda() is False); use device='cpu'")
+        self._suffix = "_CUDA" if device == "cuda" else ""
+        self._volume = self._astra.create_vol_geom(n_u, n_u)
+        # its y axis runs against the rows, so its angles turn the other way round
+        radians = -np.deg2rad(np.asarray(angles_deg, dtype=float))
+        self._geometry = self._astra.create_proj_geom("parallel", 1.0, n_u, radians)
+
+    def __call__(self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
+        """Reconstruct a slab ``[tilt, z, u]`` to ``[z, y, x]``, value per pixel."""
+        slices = [
+            self._slice(np.ascontiguousarray(slab[:, z]), method, iterations, nonnegative) for z in range(slab.shape[1])
+        ]
+        return np.stack(slices)
+
+    def _slice(self, sinogram: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
+        astra = self._astra
+        projector = astra.create_projector("cuda" if self._suffix else "linear", self._geometry, self._volume)
+        data = astra.data2d.create("-sino", self._geometry, sinogram)
+        target = astra.data2d.create("-vol", self._volume)
+        configuration = astra.astra_dict(method.upper() + self._suffix)
+        configuration["ProjectorId"] = projector
+        configuration["ProjectionDataId"] = data
+        configuration["ReconstructionDataId"] = target
+        if method == "sirt" and nonnegative:
+            configuration["option"] = {"MinConstraint": 0.0}
+        algorithm = astra.algorithm.create(configuration)
+        try:
+            astra.algorithm.run(algorithm, 1 if method == "fbp" else iterations)
+            return astra.data2d.get(target).astype(np.float32)
+        finally:
+            astra.algorithm.delete(algorithm)
+            astra.data2d.delete([data, target])
+            astra.projector.delete(projector)
+
+
+class TomopyEngine:
+    """Gridrec, SIRT and CGLS's nearest kin through TomoPy.
+
+    Parameters
+    ----------
+    angles_deg, n_u
+        As of :class:`NufftEngine`.
+    device
+        ``"cpu"`` only.
+
+    Raises
+    ------
+    RuntimeError
+        TomoPy is not installed, or ``"cuda"`` is asked for.
+    """
+
+    def __init__(self, angles_deg: np.ndarray, n_u: int, device: str) -> None:
+        self._tomopy = _library(
+            "tomopy", "it comes from conda-forge (conda env create -f environment.yml), or use engine='nufft'"
+        )
+        if device == "cuda":
+            raise RuntimeError("engine 'tomopy' runs on the CPU here; use device='cpu'")
+        # TomoPy's detector axis is x cos θ − y sin θ
+        self._radians = -np.deg2rad(np.asarray(angles_deg, dtype=float))
+        self._n_u = n_u
+
+    def __call__(self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
+        """Reconstruct a slab ``[tilt, z, u]`` to ``[z, y, x]``, value per pixel."""
+        options: dict[str, Any] = {"algorithm": "gridrec", "filter_name": "ramlak"}
+        if method == "sirt":
+            options = {"algorithm": "sirt", "num_iter": iterations}
+        slices = self._tomopy.recon(slab, self._radians, center=(self._n_u - 1) / 2, sinogram_order=False, **options)
+        return np.maximum(slices, 0) if method == "sirt" and nonnegative else slices
+
+
+ENGINES: dict[str, Any] = {"nufft": NufftEngine, "astra": AstraEngine, "tomopy": TomopyEngine}
+
+
+def _energy(xp: ModuleType, array: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
+    """Sum of squares over two axes, for each slice."""
+    letters = {(1, 2): "zyx,zyx->z", (0, 2): "tzu,tzu->z"}[axes]
+    return xp.einsum(letters, array, array)
+
+
+def _library(name: str, mend: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RuntimeError(f"engine {name!r} is not installed: {mend}") from error
