@@ -7,23 +7,26 @@ nothing half-written under a final name.
 from __future__ import annotations
 
 import json
-import math
-import os
 import resource
-import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from mesotomo_utils.workflow.files import plain, publish, scratch, write_document, write_text
 from mesotomo_utils.workflow.steps import STEMS, maker_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+__all__ = [
+    *("MissingInput", "exists", "join", "path", "publish", "read_json", "read_results", "read_table"),
+    *("record", "save_figure", "save_picture", "scratch", "value", "write_json", "write_table"),
+]
 
 FLOAT_FORMAT = "%.9g"
 FIGURE_DPI = 250
@@ -112,51 +115,6 @@ def _sample_of(run_dir: str | Path) -> str:
 # ------------------------------------------------------------------ writing
 
 
-def scratch(run_dir: str | Path, name: str) -> Path:
-    """Temporary sibling of `name` to write something large into; `publish` gives it its name.
-
-    A file or folder that an earlier, killed run left there is removed.
-    """
-    final = Path(run_dir) / name
-    final.parent.mkdir(parents=True, exist_ok=True)
-    # the suffixes stay, because writers choose their format by them
-    temporary = final.with_name(f".tmp-{os.getpid()}-{final.name}")
-    remove(temporary)
-    return temporary
-
-
-def publish(temporary: str | Path, final: str | Path) -> Path:
-    """Give a finished file or folder its final name, in place of what had it before."""
-    temporary, final = Path(temporary), Path(final)
-    if temporary.is_dir() and final.exists():
-        # a folder cannot be renamed onto another: step aside, then rename
-        aside = final.with_name(f".tmp-{os.getpid()}-old-{final.name}")
-        remove(aside)
-        os.replace(final, aside)
-        os.replace(temporary, final)
-        remove(aside)
-    else:
-        os.replace(temporary, final)
-    return final
-
-
-def remove(target: str | Path) -> None:
-    """Remove a file or a whole folder; nothing happens where there is none."""
-    target = Path(target)
-    if target.is_dir() and not target.is_symlink():
-        shutil.rmtree(target)
-    else:
-        target.unlink(missing_ok=True)
-
-
-def write_text(file: str | Path, text: str) -> Path:
-    """Write `text` to `file` as UTF-8 in one rename."""
-    file = Path(file)
-    temporary = scratch(file.parent, file.name)
-    temporary.write_text(text, encoding="utf-8")
-    return publish(temporary, file)
-
-
 def write_table(run_dir: str | Path, name: str, frame: pd.DataFrame) -> Path:
     """Write `frame` as the CSV file `name`: nine significant digits, NaN as an empty cell."""
     text = frame.to_csv(index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
@@ -165,34 +123,7 @@ def write_table(run_dir: str | Path, name: str, frame: pd.DataFrame) -> Path:
 
 def write_json(run_dir: str | Path, name: str, obj: Any) -> Path:
     """Write `obj`, which may hold NumPy numbers and arrays, as JSON; NaN becomes null."""
-    text = json.dumps(_plain(obj), indent=1, allow_nan=False, ensure_ascii=False)
-    return write_text(Path(run_dir) / name, text + "\n")
-
-
-def _plain(obj: Any) -> Any:
-    """`obj` in types that JSON has; NaN and infinity become None."""
-    if obj is None or obj is pd.NA or isinstance(obj, str):
-        return None if obj is pd.NA else obj
-    if isinstance(obj, bool | np.bool_):
-        return bool(obj)
-    if isinstance(obj, Integral):
-        return int(obj)
-    if isinstance(obj, Real):
-        return float(obj) if math.isfinite(obj) else None
-    if isinstance(obj, np.ndarray | pd.Series):
-        return [_plain(item) for item in obj.tolist()]
-    if isinstance(obj, pd.DataFrame):
-        return [_plain(row) for row in obj.to_dict("records")]
-    if isinstance(obj, Mapping):
-        return {str(key): _plain(item) for key, item in obj.items()}
-    if isinstance(obj, Path):
-        return str(obj)
-    if isinstance(obj, Iterable):
-        return [_plain(item) for item in obj]
-    raise TypeError(
-        f"{type(obj).__name__} cannot be written as JSON; give numbers, texts, lists, "
-        "dictionaries, arrays or tables"
-    )
+    return write_document(Path(run_dir) / name, obj)
 
 
 # ------------------------------------------------------------------ named values
@@ -243,18 +174,16 @@ def value(
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"a result needs a name, found {name!r}")
-    number = _plain(value)
+    number = plain(value)
     items = number if isinstance(number, list) else [number]
     if not all(item is None or isinstance(item, Real) for item in items) or not items:
-        raise ValueError(
-            f"{name}: the value must be a number or a list of numbers, found {value!r}"
-        )
+        raise ValueError(f"{name}: the value must be a number or a list of numbers, found {value!r}")
     if any(item is None for item in items) and not reason:
         raise ValueError(f"{name}: the value is NaN; give the reason, for instance reason='n < 5'")
-    sigma = _plain(sigma)
+    sigma = plain(sigma)
     if sigma is not None and (not isinstance(sigma, Real) or sigma < 0):
         raise ValueError(f"{name}: sigma must be a number of at least 0, found {sigma!r}")
-    interval = _plain(interval_95)
+    interval = plain(interval_95)
     if interval is not None:
         if not isinstance(interval, list) or len(interval) != 2:
             raise ValueError(f"{name}: interval_95 must have two ends, found {interval_95!r}")
@@ -279,6 +208,7 @@ def record(
     step: str,
     values: Iterable[Mapping[str, Any]],
     *,
+    facts: Mapping[str, Any] | None = None,
     comparison: pd.DataFrame | Iterable[Mapping[str, Any]] | None = None,
 ) -> pd.DataFrame:
     """Write the results of a step and join those of all steps; the last cell of a notebook.
@@ -295,6 +225,8 @@ def record(
         Stem of the notebook, for instance ``"05_mesoscale"``.
     values
         What `value` returned, one for each result.
+    facts
+        ``engine`` and ``device`` that did the work, for the manifest.
     comparison
         Only from 08: rows with ``name, index`` and ``paper, truth, verdict_paper,
         verdict_truth``, to be filled into the joined results.
@@ -331,7 +263,7 @@ def record(
         if isinstance(comparison, pd.DataFrame):
             comparison = comparison.to_dict("records")
         document["comparison"] = list(comparison)
-    write_json(run_dir, f"results/kernel/{step}.json", kernel_facts())
+    write_json(run_dir, f"results/kernel/{step}.json", kernel_facts() | dict(facts or {}))
     write_json(run_dir, f"results/{step}.json", document)
     join(run_dir)
     return pd.DataFrame(rows, columns=[*ROW_KEYS[:-1], "reason"])

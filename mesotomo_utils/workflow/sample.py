@@ -149,11 +149,7 @@ def list_samples(folder: str | Path | None = None) -> list[Path]:
     found = []
     for file in sorted(folder.glob("*.yaml")):
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if (
-            isinstance(content, dict)
-            and "name" in content
-            and any(key in content for key in SOURCES)
-        ):
+        if isinstance(content, dict) and "name" in content and any(key in content for key in SOURCES):
             found.append(file)
     return found
 
@@ -208,8 +204,7 @@ def load_sample(path: str | Path) -> Sample:
     for key, file in moved.items():
         if not file.exists():
             raise SampleError(
-                f"{path}: {key}: {file} does not exist; paths are relative to the folder of the "
-                "sample file"
+                f"{path}: {key}: {file} does not exist; paths are relative to the folder of the sample file"
             )
     sample = sample.model_copy(update=moved)
     sample._path = path.resolve()
@@ -246,9 +241,7 @@ def _explain(error: dict[str, Any]) -> str:
     if kind == "literal_error":
         return f"{key}: expected {error['ctx']['expected']}, found {shown}; mend the value"
     if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return (
-            f"{key}: expected keys and values, found {shown}; write `{where[-1]}: {{key: value}}`"
-        )
+        return f"{key}: expected keys and values, found {shown}; write `{where[-1]}: {{key: value}}`"
     if kind == "string_pattern_mismatch":
         return f"{key}: expected letters, digits, '_', '-' and '.', found {shown}; mend the value"
     if kind in ("string_type", "path_type", "is_instance_of"):
@@ -281,9 +274,7 @@ def _check_together(path: Path, sample: Sample) -> None:
         ("necks", "dots"),
     ):
         if getattr(sample, key) is not None and source != needs:
-            raise SampleError(
-                f"{path}: {key}: goes with `{needs}:`, not with `{source}:`; remove it"
-            )
+            raise SampleError(f"{path}: {key}: goes with `{needs}:`, not with `{source}:`; remove it")
     for name, values in sample.parameters.items():
         if name not in STEMS:
             close = difflib.get_close_matches(name, STEMS, n=1)
@@ -291,9 +282,7 @@ def _check_together(path: Path, sample: Sample) -> None:
             raise SampleError(f"{path}: parameters.{name}: no such step; {mend}")
         for reserved in ("sample", "run_dir", "device"):
             if reserved in values:
-                raise SampleError(
-                    f"{path}: parameters.{name}.{reserved}: set by the command; remove it"
-                )
+                raise SampleError(f"{path}: parameters.{name}.{reserved}: set by the command; remove it")
 
 
 def _check_table(path: Path, key: str, file: Path, columns: tuple[str, ...]) -> None:
@@ -352,9 +341,7 @@ def steps_of(sample: Sample, *, pixel_nm: float | None = None) -> dict[str, str 
         skip("06 07", "the sample gives no orientations of the dots")
     elif enters == "dots":
         skip("01 03", "the sample gives a table of dots: there are no images")
-        if sample.dots is not None and not set(QUATERNION_COLUMNS) <= set(
-            table_columns(sample.dots)
-        ):
+        if sample.dots is not None and not set(QUATERNION_COLUMNS) <= set(table_columns(sample.dots)):
             skip("06 07", "the table of dots has no orientations (qw, qx, qy, qz)")
     elif sample.twin is None:
         if sample.quantum_dot is None:
@@ -383,7 +370,7 @@ def write_input_sample(sample: Sample, run_dir: str | Path, **changes: Any) -> P
     Path
         The file written.
     """
-    from mesotomo_utils.workflow.results import write_text
+    from mesotomo_utils.workflow.files import write_text
 
     folder = (Path(run_dir) / "input").resolve()
     content = sample.model_dump(mode="python", exclude={"twin", "parameters"}, exclude_none=True)

@@ -2,7 +2,9 @@
 
 This is the one table that the runner resumes by and that the messages about missing files are
 made from. Names are relative to the run folder; ``sample:key`` is the file that this key of the
-sample names; a folder such as ``input`` stands for all files below it.
+sample names; ``root:file`` a file of the
+repository; a folder such as ``input`` stands for all files below it. ``results`` and ``figures`` are
+those of the earlier steps.
 """
 
 from __future__ import annotations
@@ -104,6 +106,7 @@ STEPS: tuple[Step, ...] = (
         "08_report",
         (
             *_SAMPLE,
+            "root:data/paper_values.yaml",
             "results",
             "figures",
             "truth",

@@ -1,0 +1,29 @@
+"""What several tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture
+def write_sample(tmp_path: Path) -> Callable[..., Path]:
+    """Write a sample file, and a table of three centres for it to name."""
+
+    def write(text: str = "name: dots\ncentres: centres.csv\n", name: str = "sample.yaml") -> Path:
+        (tmp_path / "centres.csv").write_text("x_nm,y_nm,z_nm\n0,0,0\n6,0,0\n0,6,0\n")
+        file = tmp_path / name
+        file.write_text(text)
+        return file
+
+    return write
