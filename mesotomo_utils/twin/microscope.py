@@ -1,0 +1,337 @@
+"""A model HAADF microscope: atoms in, a tilt series as recorded out, with its true alignment.
+
+The image of a tilt is the band-limited sum over atoms of Z^1.7, blurred by the probe and by thermal
+motion, plus carbon and a uniform background, read at the pixel centres, with Poisson noise.
+
+Geometry, the package's convention (`mesotomo_utils.tomography.alignment_geometry`): at tilt t a point
+(x, y, z) is ideally seen at (z, u) with ``u = x cos t + y sin t``; the recorded image is the ideal
+one, turned about the image centre by the axis tilt a (from +u towards +z) and moved:
+
+    z' = z cos a + u sin a + shift_z
+    u' = u cos a - z sin a + axis_offset + shift_u
+
+Shifts are observed minus ideal positions. Everything comes from `rng`; each tilt has its own stream,
+so the images do not depend on how many threads make them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import finufft
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import fft, special
+
+from mesotomo_utils.distribute import map_items
+from mesotomo_utils.tomography.tilt_series import TiltSeries
+from mesotomo_utils.twin.imposed import TwinParameters
+
+Z_CARBON = 6
+Z_SPECIES = (82, 34)  # Pb, Se: the species 0 and 1 of `twin.atoms`
+FWHM_PER_SD = 2.0 * np.sqrt(2.0 * np.log(2.0))
+BRIGHT_FRACTION = 0.01
+TOLERANCE = 1e-4
+"""Of the non-uniform transform; two orders below the counting noise of one pixel."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A recorded series and what was done to it.
+
+    Attributes
+    ----------
+    series
+        Detected electrons ``[tilt, z, u]`` with the nominal angles.
+    alignment
+        ``tilt, angle_nominal_deg, angle_deg, shift_z_nm, shift_u_nm``: the true values.
+    truth
+        ``axis_tilt_deg, axis_offset_nm, electrons_per_weight, background_electrons``.
+    """
+
+    series: TiltSeries
+    alignment: pd.DataFrame
+    truth: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Specimen:
+    """What the beam sees.
+
+    Attributes
+    ----------
+    positions_nm, species
+        (N, 3) float32 atoms and (N,) their species, 0 Pb, 1 Se.
+    radius_nm
+        Of the needle; carbon reaches ``carbon_shell_nm`` further.
+    """
+
+    positions_nm: NDArray[np.float32]
+    species: NDArray[np.int8]
+    radius_nm: float
+
+    @property
+    def half_height_nm(self) -> float:
+        """Largest distance of an atom from the middle along the axis."""
+        return float(np.abs(self.positions_nm[:, 2]).max()) if len(self.positions_nm) else 0.0
+
+
+def true_alignment(parameters: TwinParameters, rng: np.random.Generator) -> pd.DataFrame:
+    """Shifts and angles of every tilt: a drift walk with its mean removed, jitter, angle errors.
+
+    Returns
+    -------
+    DataFrame ``tilt, angle_nominal_deg, angle_deg, shift_z_nm, shift_u_nm``.
+    """
+    p = parameters
+    n = p.n_tilts
+    nominal = p.first_tilt_deg + p.tilt_step_deg * np.arange(n)
+    drift = np.cumsum(rng.normal(0.0, p.drift_px, (n, 2)), axis=0)
+    shift = drift - drift.mean(axis=0) + rng.normal(0.0, p.jitter_px, (n, 2))
+    return pd.DataFrame(
+        {
+            "tilt": np.arange(n),
+            "angle_nominal_deg": nominal,
+            "angle_deg": nominal + rng.normal(0.0, p.angle_error_deg, n),
+            "shift_z_nm": shift[:, 0] * p.pixel_nm,
+            "shift_u_nm": shift[:, 1] * p.pixel_nm,
+        }
+    )
+
+
+def image_shape(
+    parameters: TwinParameters, specimen: Specimen, alignment: pd.DataFrame
+) -> tuple[int, int]:
+    """Rows and columns, multiples of 8, that hold the needle at every tilt with a margin."""
+    p = parameters
+    if p.image_shape is not None:
+        return p.image_shape
+    half_u = specimen.radius_nm + p.carbon_shell_nm
+    half_z = specimen.half_height_nm + p.carbon_shell_nm
+    turn = abs(np.sin(np.deg2rad(p.axis_tilt_deg)))
+    half_z, half_u = half_z + turn * half_u, half_u + turn * half_z
+    half_z += alignment["shift_z_nm"].abs().max() + p.margin_nm
+    half_u += (alignment["shift_u_nm"] + p.axis_offset_px * p.pixel_nm).abs().max() + p.margin_nm
+    rows, columns = (int(8 * np.ceil(2 * half / p.pixel_nm / 8)) for half in (half_z, half_u))
+    return rows, columns
+
+
+def record_series(
+    specimen: Specimen,
+    parameters: TwinParameters,
+    rng: np.random.Generator,
+    *,
+    name: str = "twin",
+    workers: int | None = None,
+    progress: str | None = "imaging",
+) -> Recording:
+    """Image a specimen at every tilt.
+
+    Parameters
+    ----------
+    specimen
+        Atoms and the needle's radius.
+    parameters
+        Geometry, errors, optics and dose.
+    rng
+        The only source of randomness.
+    name
+        Of the series.
+    workers
+        Threads over tilts; the result does not depend on it.
+    progress
+        Text of the progress bar; None shows none.
+
+    Returns
+    -------
+    Recording
+        Counts are whole numbers. The mean of the brightest hundredth of the noise-free image
+        nearest to 0 degrees is ``dose_electrons``.
+    """
+    p = parameters
+    alignment = true_alignment(p, rng)
+    shape = image_shape(p, specimen, alignment)
+    grains = carbon_grains(specimen, p, rng)
+    streams = rng.spawn(p.n_tilts)
+
+    def weights(tilt: int) -> NDArray[np.float32]:
+        return project(specimen, p, shape, grains=grains, **_geometry(p, alignment, tilt))
+
+    middle = int(np.argmin(np.abs(alignment["angle_nominal_deg"])))
+    bright = brightest(weights(middle))
+    # the background belongs to the dose: together they make the brightest hundredth
+    background = p.dose_electrons * p.background / (1 + p.background)
+    gain = (p.dose_electrons - background) / bright
+    images = np.empty((p.n_tilts, *shape), dtype=np.float32)
+
+    def record(tilt: int) -> None:
+        expected = np.maximum(gain * weights(tilt) + background, 0.0)
+        images[tilt] = streams[tilt].poisson(expected)
+
+    map_items(record, range(p.n_tilts), workers=workers, progress=progress)
+    series = TiltSeries(
+        images=images,
+        angles_deg=alignment["angle_nominal_deg"].to_numpy(),
+        pixel_nm=p.pixel_nm,
+        name=name,
+        metadata={"unit": "detected electrons"},
+    )
+    truth = {
+        "axis_tilt_deg": p.axis_tilt_deg,
+        "axis_offset_nm": p.axis_offset_px * p.pixel_nm,
+        "electrons_per_weight": float(gain),
+        "background_electrons": float(background),
+    }
+    return Recording(series, alignment, truth)
+
+
+def brightest(image: NDArray[np.float32]) -> float:
+    """Mean of the brightest hundredth of the pixels."""
+    n = max(round(BRIGHT_FRACTION * image.size), 1)
+    return float(np.partition(image.ravel(), -n)[-n:].mean(dtype=np.float64))
+
+
+def _geometry(p: TwinParameters, alignment: pd.DataFrame, tilt: int) -> dict[str, float]:
+    row = alignment.iloc[tilt]
+    return {
+        "angle_deg": float(row["angle_deg"]),
+        "axis_tilt_deg": p.axis_tilt_deg,
+        "shift_z_nm": float(row["shift_z_nm"]),
+        "shift_u_nm": float(row["shift_u_nm"]) + p.axis_offset_px * p.pixel_nm,
+    }
+
+
+def carbon_grains(
+    specimen: Specimen, parameters: TwinParameters, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """(N, 3) points spread evenly over the carbon, whose blurred sum is its granularity."""
+    p = parameters
+    radius = specimen.radius_nm + p.carbon_shell_nm
+    half = specimen.half_height_nm + p.carbon_shell_nm
+    n = int(2 * half * np.pi * radius**2 / p.carbon_grain_nm**3 * 0.5)
+    r = radius * np.sqrt(rng.random(n))
+    turn = 2 * np.pi * rng.random(n)
+    z = half * (2 * rng.random(n) - 1)
+    return np.column_stack([r * np.cos(turn), r * np.sin(turn), z]).astype(np.float32)
+
+
+def project(
+    specimen: Specimen,
+    parameters: TwinParameters,
+    shape: tuple[int, int],
+    *,
+    angle_deg: float,
+    axis_tilt_deg: float = 0.0,
+    shift_z_nm: float = 0.0,
+    shift_u_nm: float = 0.0,
+    grains: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Noise-free image (rows z, columns u) of one tilt, in units of Z^1.7 a pixel.
+
+    The sum over the image is the sum of the atoms' weights. ``shift_u_nm`` includes the axis offset.
+    """
+    p = parameters
+    place = {
+        "angle_deg": angle_deg,
+        "axis_tilt_deg": axis_tilt_deg,
+        "shift_z_nm": shift_z_nm,
+        "shift_u_nm": shift_u_nm,
+    }
+    half_columns = shape[1] // 2 + 1
+    spectrum = np.zeros((shape[0], half_columns), dtype=np.complex64)
+    thermal = (p.thermal_pb_nm, p.thermal_se_nm)
+    probe = np.hypot(p.probe_fwhm_nm / FWHM_PER_SD, p.blur_nm)
+    for kind, (charge, motion) in enumerate(zip(Z_SPECIES, thermal, strict=True)):
+        points = specimen.positions_nm[specimen.species == kind]
+        blur = _gaussian(shape, p.pixel_nm, np.hypot(probe, motion))
+        spectrum += charge**p.z_exponent * blur * _transform(points, shape, p.pixel_nm, **place)
+    carbon = _carbon_weight(specimen, p)
+    if grains is not None and len(grains) and carbon > 0:
+        blur = _gaussian(shape, p.pixel_nm, np.hypot(probe, p.carbon_grain_nm / FWHM_PER_SD))
+        share = carbon * p.carbon_grain_fraction / len(grains)
+        spectrum += share * blur * _transform(grains, shape, p.pixel_nm, **place)
+    image = fft.irfft2(spectrum, s=shape, workers=1).astype(np.float32)
+    if carbon > 0:
+        smooth = 1.0 if grains is None else 1.0 - p.carbon_grain_fraction
+        image += smooth * _carbon_image(specimen, p, shape, **place)
+    return image
+
+
+def _moved(
+    points: NDArray[np.float32],
+    *,
+    angle_deg: float,
+    axis_tilt_deg: float,
+    shift_z_nm: float,
+    shift_u_nm: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(z, u) of points (N, 3) in the recorded image, nm, by the convention of this module."""
+    t, a = np.deg2rad([angle_deg, axis_tilt_deg])
+    # one matrix for turning by the tilt, then by the axis tilt in the image
+    to_z = np.array([np.cos(t) * np.sin(a), np.sin(t) * np.sin(a), np.cos(a)], dtype=np.float32)
+    to_u = np.array([np.cos(t) * np.cos(a), np.sin(t) * np.cos(a), -np.sin(a)], dtype=np.float32)
+    return points @ to_z + np.float32(shift_z_nm), points @ to_u + np.float32(shift_u_nm)
+
+
+def _transform(
+    points: NDArray[np.float32], shape: tuple[int, int], pixel_nm: float, **place: float
+) -> NDArray[np.complex64]:
+    """Half spectrum, as of rfft2, of unit masses whose image has its origin at the pixel centre."""
+    half_columns = shape[1] // 2 + 1
+    if len(points) == 0:
+        return np.zeros((shape[0], half_columns), dtype=np.complex64)
+    z, u = _moved(points, **place)
+    phases = []
+    for x, n in ((z, shape[0]), (u, shape[1])):
+        turns = x / np.float32(n * pixel_nm) + np.float32((n - 1) / (2 * n))
+        phases.append((np.float32(2 * np.pi) * (turns - np.floor(turns))).astype(np.float32))
+    full = finufft.nufft2d1(
+        *phases,
+        np.ones(len(points), dtype=np.complex64),
+        shape,
+        eps=TOLERANCE,
+        isign=-1,
+        modeord=1,
+        nthreads=1,
+    )
+    half = np.ascontiguousarray(full[:, :half_columns])
+    if shape[1] % 2 == 0:
+        # an even number of columns keeps one Nyquist column, whose two signs must agree
+        half[:, -1] = (half[:, -1] + np.conj(np.roll(half[::-1, -1], 1))) / 2
+    return half
+
+
+def _gaussian(shape: tuple[int, int], pixel_nm: float, sd_nm: float) -> NDArray[np.float32]:
+    """Transfer function of a Gaussian blur, on the half spectrum."""
+    g2 = np.add.outer(fft.fftfreq(shape[0], pixel_nm) ** 2, fft.rfftfreq(shape[1], pixel_nm) ** 2)
+    return np.exp(-2 * np.pi**2 * sd_nm**2 * g2).astype(np.float32)
+
+
+def _carbon_weight(specimen: Specimen, p: TwinParameters) -> float:
+    """Sum of Z^1.7 of all carbon: a round bar through the needle, as if the dots were not there."""
+    radius = specimen.radius_nm + p.carbon_shell_nm
+    height = 2 * (specimen.half_height_nm + p.carbon_shell_nm)
+    return p.carbon_atoms_per_nm3 * np.pi * radius**2 * height * Z_CARBON**p.z_exponent
+
+
+def _carbon_image(
+    specimen: Specimen, p: TwinParameters, shape: tuple[int, int], **place: float
+) -> NDArray[np.float32]:
+    """Projected bar: its chord, with ends softened over a pixel or two, sampled at the pixels.
+
+    A bar about z looks the same at every tilt.
+    """
+    radius = specimen.radius_nm + p.carbon_shell_nm
+    half = specimen.half_height_nm + p.carbon_shell_nm
+    a = np.deg2rad(place["axis_tilt_deg"])
+    z = (np.arange(shape[0]) - (shape[0] - 1) / 2) * p.pixel_nm - place["shift_z_nm"]
+    u = (np.arange(shape[1]) - (shape[1] - 1) / 2) * p.pixel_nm - place["shift_u_nm"]
+    ideal_z = z[:, None] * np.cos(a) - u[None] * np.sin(a)
+    ideal_u = u[None] * np.cos(a) + z[:, None] * np.sin(a)
+    chord = 2 * np.sqrt(np.maximum(radius**2 - ideal_u**2, 0.0))
+    ends = 0.5 * (1 - special.erf((np.abs(ideal_z) - half) / (2 * p.pixel_nm)))
+    weight = p.carbon_atoms_per_nm3 * Z_CARBON**p.z_exponent * p.pixel_nm**2
+    return (weight * chord * ends).astype(np.float32)
