@@ -221,9 +221,7 @@ def overlap_by_angle(
     return pd.DataFrame(rows, columns=names.split())
 
 
-def pair_overlap(
-    centres_nm: np.ndarray, R: np.ndarray, pairs: pd.DataFrame, *, facet_nm: float
-) -> np.ndarray:
+def pair_overlap(centres_nm: np.ndarray, R: np.ndarray, pairs: pd.DataFrame, *, facet_nm: float) -> np.ndarray:
     """Exact overlap of the facing squares of each pair of dots, each turned as given.
 
     The two facets are seen along the mean of their outward normals; each is a square on its own
@@ -344,7 +342,7 @@ def _pair_columns(pairs: pd.DataFrame, n: int) -> tuple[np.ndarray, np.ndarray, 
     if missing:
         raise ValueError(f"pairs lacks the column(s) {missing}; it has {list(pairs.columns)}")
     ends = pairs[["qd_1", "qd_2"]].to_numpy(dtype=int)
-    if ends.size and not (0 <= ends.min() and ends.max() < n):
+    if ends.size and (ends.min() < 0 or ends.max() >= n):
         raise ValueError(f"pairs names dots from {ends.min()} to {ends.max()}, but there are {n} centres")
     axis = pairs["axis"].map({"A": 0, "B": 1, "C": 2})
     if axis.isna().any():
@@ -352,9 +350,7 @@ def _pair_columns(pairs: pd.DataFrame, n: int) -> tuple[np.ndarray, np.ndarray, 
     return ends[:, 0], ends[:, 1], axis.to_numpy(dtype=int)
 
 
-def _overlap(
-    R1: np.ndarray, R2: np.ndarray, between_nm: np.ndarray, axis: np.ndarray, facet_nm: float
-) -> np.ndarray:
+def _overlap(R1: np.ndarray, R2: np.ndarray, between_nm: np.ndarray, axis: np.ndarray, facet_nm: float) -> np.ndarray:
     """Overlap fractions (P,) of the + facet of dot 1 and the − facet of dot 2 at ``between_nm``."""
     row = np.arange(len(axis))
     normal1, normal2 = R1[row, :, axis], R2[row, :, axis]

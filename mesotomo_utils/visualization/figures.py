@@ -20,7 +20,6 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.offsetbox import AnchoredText
-from matplotlib.patches import Rectangle
 
 SINGLE_COLUMN = 3.5
 """Width of a single-column figure, inches (89 mm)."""
@@ -51,8 +50,8 @@ IMAGE_MAP = "gray"
 ANGLE_MAP = "viridis"
 """Misorientation, from none (dark) to large (light)."""
 
-NECK_MAP = "cividis"
-"""Neck diameter, from thin (dark) to thick (light); never beside `ANGLE_MAP` without its own bar."""
+NECK_MAP = "flare"
+"""Neck diameter, from thin (light orange) to thick (dark purple); seaborn's map for lines on white."""
 
 DIVERGING_MAP = "PuOr_r"
 """Signed quantities about zero; give it limits that are symmetric."""
@@ -268,23 +267,21 @@ def scale_bar(
     """
     x0, x1 = sorted(ax.get_xlim())
     y0, y1 = sorted(ax.get_ylim())
+    ax.autoscale(False)  # the bar must not change what is shown
     length = nice_length(x1 - x0) if length_nm is None else float(length_nm)
     vertical, horizontal = location.split()
-    pad_x, pad_y, thick = 0.05 * (x1 - x0), 0.05 * (y1 - y0), 0.014 * (y1 - y0)
-    left = x0 + pad_x if horizontal == "left" else x1 - pad_x - length
+    left = x0 + 0.05 * (x1 - x0) if horizontal == "left" else x1 - 0.05 * (x1 - x0) - length
     # An image drawn from the top down has its y axis turned: "lower" means lower on paper.
     low_on_paper = (vertical == "lower") != ax.yaxis_inverted()
-    bottom = y0 + pad_y if low_on_paper else y1 - pad_y - thick
-    ax.add_patch(Rectangle((left, bottom), length, thick, color=colour, lw=0, zorder=6))
-    text_above = vertical == "lower"
-    edge = bottom + thick if text_above != ax.yaxis_inverted() else bottom
+    y = y0 + 0.05 * (y1 - y0) if low_on_paper else y1 - 0.05 * (y1 - y0)
+    ax.plot([left, left + length], [y, y], color=colour, lw=2.0, solid_capstyle="butt", zorder=6)
     ax.annotate(
         f"{length:g} {unit}",
-        (left + length / 2, edge),
-        xytext=(0, 2 if text_above else -2),
+        (left + length / 2, y),
+        xytext=(0, 2.5 if vertical == "lower" else -2.5),
         textcoords="offset points",
         ha="center",
-        va="bottom" if text_above else "top",
+        va="bottom" if vertical == "lower" else "top",
         color=colour,
         fontsize=7,
         zorder=6,
@@ -353,13 +350,9 @@ def bare(ax: Axes) -> None:
         spine.set_visible(False)
 
 
-def corner_text(
-    ax: Axes, text: str, *, location: str = "upper left", colour: str = "black", box: bool = False
-) -> None:
+def corner_text(ax: Axes, text: str, *, location: str = "upper left", colour: str = "black", box: bool = False) -> None:
     """Write a short text inside a corner of a panel, on a white box where asked."""
-    note = AnchoredText(
-        text, loc=location, frameon=box, pad=0.25, borderpad=0.4, prop={"size": 7, "color": colour}
-    )
+    note = AnchoredText(text, loc=location, frameon=box, pad=0.25, borderpad=0.4, prop={"size": 7, "color": colour})
     note.patch.set(edgecolor="none", facecolor="white", alpha=0.8)
     ax.add_artist(note)
 
