@@ -1,0 +1,310 @@
+"""What a tomogram resolves: its radial spectrum, Fourier shell correlation, Crowther's limit.
+
+Spatial frequencies are q = 1/d in nm⁻¹, without 2π. Spectra are taken in windows inside the object, and
+averaged: every dot has its own orientation, so only the radius is common to all. The lattice lines in a
+spectrum are read by :mod:`~mesotomo_utils.tomography.lattice_lines`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy import fft
+
+from mesotomo_utils import backend
+
+FSC_THRESHOLDS = {"0.143": 0.143, "0.5": 0.5}
+"""1/7: Rosenthal and Henderson, J. Mol. Biol. 333, 721 (2003); 1/2: the stricter, older convention."""
+
+
+def radial_power(
+    volume: np.ndarray, voxel_nm: float, *, window_nm: float | None = None, max_windows: int = 48
+) -> pd.DataFrame:
+    """Radial power spectrum of windows inside the object.
+
+    Parameters
+    ----------
+    volume
+        (Z, Y, X).
+    voxel_nm
+        Edge of a voxel, nm.
+    window_nm
+        Edge of the cubic windows, nm; 128 voxels if left out. No larger than the volume.
+    max_windows
+        Number of windows at most; the densest with mass are taken, evenly through the volume.
+
+    Returns
+    -------
+    DataFrame
+        ``q_per_nm, power, n``: mean power in each shell up to the Nyquist frequency (normalised so that white
+        noise of variance 1 has power 1), and the number of Fourier voxels in it.
+
+    Raises
+    ------
+    ValueError
+        The volume is not three-dimensional or is constant.
+
+    Notes
+    -----
+    Each window loses its mean and is tapered by a Hann window, against the streaks of its faces. Shells are
+    half as wide as a window's frequency step.
+    """
+    sums = counts = None
+    shells = None
+    for block in _windows(volume, voxel_nm, window_nm, max_windows):
+        shells = shells or _Shells(block.shape, voxel_nm)
+        power = shells.sum(np.abs(shells.transform(block)) ** 2)
+        sums, counts = (power, 1) if sums is None else (sums + power, counts + 1)
+    return shells.table(power=sums / np.maximum(shells.n, 1) / counts, n=shells.n * counts)
+
+
+def fourier_shell_correlation(
+    half_even: np.ndarray,
+    half_odd: np.ndarray,
+    voxel_nm: float,
+    *,
+    window_nm: float | None = None,
+    max_windows: int = 48,
+) -> pd.DataFrame:
+    """Correlation, shell by shell, of two tomograms from independent halves of the tilts.
+
+    Parameters
+    ----------
+    half_even, half_odd
+        (Z, Y, X) each, in one frame.
+    voxel_nm
+        Edge of a voxel, nm.
+    window_nm, max_windows
+        As of :func:`radial_power`; the windows are chosen on the sum of the halves.
+
+    Returns
+    -------
+    DataFrame
+        ``q_per_nm, fsc, sigma, n``; ``sigma`` is the scatter expected of two pure noises.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ (both are named), or a volume is not three-dimensional or constant.
+
+    Notes
+    -----
+    Re Σ F₁ F₂* / √(Σ|F₁|² Σ|F₂|²) over a shell (Harauz and van Heel, Optik 73, 146, 1986). A distortion
+    that both halves share does not show.
+    """
+    if half_even.shape != half_odd.shape:
+        raise ValueError(f"the halves differ in shape: {half_even.shape} and {half_odd.shape}")
+    shells = None
+    cross = even = odd = 0.0
+    count = 0
+    for where in _window_slices(half_even, voxel_nm, window_nm, max_windows, other=half_odd):
+        one, two = half_even[where], half_odd[where]
+        shells = shells or _Shells(one.shape, voxel_nm)
+        f, g = shells.transform(one), shells.transform(two)
+        cross = cross + shells.sum((f * g.conj()).real)
+        even = even + shells.sum(np.abs(f) ** 2)
+        odd = odd + shells.sum(np.abs(g) ** 2)
+        count += 1
+    norm = np.sqrt(even * odd)
+    fsc = np.divide(cross, norm, out=np.full_like(norm, np.nan), where=norm > 0)
+    # measured on noise: the taper leaves half of a thin shell's values independent; half-overlapping tapered
+    # windows hardly share any
+    sigma = 1 / np.sqrt(np.maximum(0.5 * shells.n * (1 + 0.85 * (count - 1)), 1))
+    return shells.table(fsc=fsc, sigma=sigma, n=shells.n * count)
+
+
+def fsc_resolution(curve: pd.DataFrame, *, threshold: float = 0.143) -> dict[str, float]:
+    """Where a Fourier shell correlation meets its threshold.
+
+    Parameters
+    ----------
+    curve
+        From :func:`fourier_shell_correlation`.
+    threshold
+        0.143 or 0.5 by custom.
+
+    Returns
+    -------
+    dict
+        ``first_nm``: 1/q where the curve first falls below the threshold, interpolated; NaN where it begins below
+        it. ``last_nm``: 1/q of the last shell above the threshold by 3 sigma, for a crystal, whose
+        signal lies in lines beyond a gap; NaN where there is none. Either is about twice the voxel where the
+        curve stays above.
+
+    Raises
+    ------
+    ValueError
+        The threshold is not between 0 and 1.
+
+    Examples
+    --------
+    >>> curve = pd.DataFrame({"q_per_nm": [0.5, 1.0, 1.5], "fsc": [0.9, 0.7, 0.3], "sigma": 0.01})
+    >>> round(fsc_resolution(curve, threshold=0.5)["first_nm"], 3)
+    0.8
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must lie between 0 and 1, not {threshold}")
+    curve = curve.dropna(subset=["fsc"])
+    q, fsc = curve["q_per_nm"].to_numpy(), curve["fsc"].to_numpy()
+    below = np.flatnonzero(fsc < threshold)
+    if below.size == 0:
+        first = 1 / q[-1]
+    elif below[0] == 0:
+        first = math.nan
+    else:
+        i = below[0]
+        first = 1 / np.interp(threshold, [fsc[i], fsc[i - 1]], [q[i], q[i - 1]])
+    above = np.flatnonzero(fsc > threshold + 3 * curve["sigma"].to_numpy())
+    return {"first_nm": float(first), "last_nm": float(1 / q[above[-1]]) if above.size else math.nan}
+
+
+def crowther_nm(diameter_nm: float, n_tilts: int, *, range_deg: float = 180.0) -> float:
+    """Crowther's limit: the smallest period that N tilts sample without a gap.
+
+    Parameters
+    ----------
+    diameter_nm
+        Of the object, nm.
+    n_tilts
+        Number of tilts, evenly spaced.
+    range_deg
+        Range they cover, degrees.
+
+    Returns
+    -------
+    float
+        π D / N for the half circle, nm.
+
+    Raises
+    ------
+    ValueError
+        A value is not positive.
+
+    Notes
+    -----
+    Crowther, DeRosier and Klug, Proc. R. Soc. A 317, 319 (1970). The rim of the object must be sampled
+    for its whole diameter to count; one dot of a superlattice needs its own diameter only.
+
+    Examples
+    --------
+    >>> round(crowther_nm(60.0, 180), 3)
+    1.047
+    """
+    if min(diameter_nm, n_tilts, range_deg) <= 0:
+        raise ValueError(f"diameter, tilts and range must be positive: {diameter_nm}, {n_tilts}, {range_deg}")
+    return diameter_nm * math.radians(range_deg) / n_tilts
+
+
+def object_diameter_nm(volume: np.ndarray, voxel_nm: float) -> float:
+    """Diameter across the tilt axis of the disc with the area of the object.
+
+    Parameters
+    ----------
+    volume
+        (Z, Y, X).
+    voxel_nm
+        Edge of a voxel, nm.
+
+    Returns
+    -------
+    float
+        2 √(area/π), nm, where the area is that of the mean slice above half its 95th percentile's level.
+
+    Raises
+    ------
+    ValueError
+        The volume is not three-dimensional or is constant.
+    """
+    _check(volume)
+    mean = volume.mean(axis=0)
+    low, high = np.median(np.concatenate([mean[0], mean[-1], mean[:, 0], mean[:, -1]])), np.percentile(mean, 95)
+    return float(2 * math.sqrt(np.count_nonzero(mean > (low + high) / 2) / math.pi) * voxel_nm)
+
+
+class _Shells:
+    """Radial bins of the Fourier transform of windows of one shape."""
+
+    def __init__(self, shape: tuple[int, ...], voxel_nm: float) -> None:
+        self._workers = backend.cpu_count()
+        tapers = [np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape]
+        taper = tapers[0][:, None, None] * tapers[1][:, None] * tapers[2]
+        self._taper = (taper / np.sqrt((taper**2).sum())).astype(np.float32)
+        frequencies = [
+            np.fft.fftfreq(shape[0], voxel_nm),
+            np.fft.fftfreq(shape[1], voxel_nm),
+            np.fft.rfftfreq(shape[2], voxel_nm),
+        ]
+        radius = np.sqrt(frequencies[0][:, None, None] ** 2 + frequencies[1][:, None] ** 2 + frequencies[2] ** 2)
+        self._step = 0.5 / (min(shape) * voxel_nm)
+        self._count = int(0.5 / voxel_nm / self._step)
+        index = np.rint(radius / self._step).astype(np.int32)
+        self._index = np.minimum(index, self._count + 1).ravel()
+        # the half transform leaves out the Friedel mates of all but its first and last plane
+        mates = np.full(frequencies[2].size, 2.0)
+        mates[0] = 1.0
+        if shape[2] % 2 == 0:
+            mates[-1] = 1.0
+        self._mates = np.broadcast_to(mates, radius.shape).ravel()
+        self.n = self._bin(np.ones(self._index.size))
+        self._radius = self._bin(radius.ravel()) / np.maximum(self.n, 1)
+
+    def transform(self, block: np.ndarray) -> np.ndarray:
+        block = (block - block.mean(dtype=np.float64)).astype(np.float32)
+        return fft.rfftn(block * self._taper, workers=self._workers)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return self._bin(values.ravel())
+
+    def _bin(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self._index, values * self._mates, minlength=self._count + 2)[: self._count + 1]
+
+    def table(self, **columns: np.ndarray) -> pd.DataFrame:
+        table = pd.DataFrame({"q_per_nm": self._radius, **columns})
+        # the taper spreads the mean that was taken out over the first shells
+        return table[(self.n > 0) & (np.arange(self.n.size) >= 3)].reset_index(drop=True)
+
+
+def _windows(volume: np.ndarray, voxel_nm: float, window_nm: float | None, max_windows: int) -> Iterator[np.ndarray]:
+    for where in _window_slices(volume, voxel_nm, window_nm, max_windows):
+        yield volume[where]
+
+
+def _window_slices(
+    volume: np.ndarray,
+    voxel_nm: float,
+    window_nm: float | None,
+    max_windows: int,
+    *,
+    other: np.ndarray | None = None,
+) -> list[tuple[slice, slice, slice]]:
+    """Windows that overlap by half and hold object, thinned evenly to ``max_windows``."""
+    _check(volume)
+    edge = 128 if window_nm is None else max(8, round(window_nm / voxel_nm))
+    shape = [min(fft.next_fast_len(edge, real=True), n) for n in volume.shape]
+    starts = []
+    for n, width in zip(volume.shape, shape, strict=True):
+        count = 1 + math.ceil((n - width) / (width / 2))
+        starts.append(np.unique(np.linspace(0, n - width, count).astype(int)))
+    places = [
+        tuple(slice(start, start + width) for start, width in zip(corner, shape, strict=True))
+        for corner in ((z, y, x) for z in starts[0] for y in starts[1] for x in starts[2])
+    ]
+    # every fourth voxel is enough to weigh a window
+    coarse = tuple(slice(None, None, 4) for _ in range(3))
+    mass = np.array([volume[place][coarse].mean() for place in places])
+    if other is not None:
+        mass += np.array([other[place][coarse].mean() for place in places])
+    level = (mass.min() + mass.max()) / 2
+    kept = [place for place, m in zip(places, mass, strict=True) if m >= level]
+    chosen = np.unique(np.linspace(0, len(kept) - 1, min(max_windows, len(kept))).round().astype(int))
+    return [kept[i] for i in chosen]
+
+
+def _check(volume: np.ndarray) -> None:
+    if volume.ndim != 3:
+        raise ValueError(f"a tomogram has the axes [z, y, x]; this array has the shape {volume.shape}")
+    if volume.min() == volume.max():
+        raise ValueError(f"the tomogram is constant, every voxel is {volume.flat[0]:g}")
