@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesotomo_utils.analysis.verdicts import verdict
+from mesotomo_utils.analysis.verdicts import compared_rows, statements, verdict
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,25 @@ def test_verdict(interval, statement, expected):
 def test_statement_must_be_one_of_the_forms(statement):
     with pytest.raises(ValueError, match="exactly one"):
         verdict([0, 1], statement)
+
+
+def test_rows_carry_both_sides():
+    rows = [
+        {"name": "a", "index": None, "value": 1.0, "interval_95": [0.9, 1.1]},
+        {"name": "b", "index": "C1", "value": None, "interval_95": None},
+        {"name": "c", "index": None, "value": 3.0, "interval_95": None},
+    ]
+    document = {
+        "values": [{"name": "a", "less_than": 1.5}, {"name": "b", "index": "C1", "value": 2}]
+    }
+    paper = statements(document)
+    first, second = compared_rows(rows, paper, {("a", None): {"value": 2.0}})
+    assert (first["paper"], first["verdict_paper"]) == ("< 1.5", "supports")
+    assert (first["truth"], first["verdict_truth"]) == (2.0, "contradicts")
+    assert second["verdict_paper"] == "cannot_tell" and second["verdict_truth"] is None
+
+
+def test_a_statement_stands_once():
+    row = {"name": "a", "value": 1}
+    with pytest.raises(ValueError, match="stated twice"):
+        statements({"values": [row, row]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+Key = tuple[str, str | None]
 SUPPORTS, CONTRADICTS, CANNOT_TELL = "supports", "contradicts", "cannot_tell"
 STATEMENTS = ("value", "range", "less_than", "greater_than")
 
@@ -59,3 +60,65 @@ def verdict(interval_95: Sequence[Any] | None, statement: Mapping[str, Any]) -> 
         return CONTRADICTS
     null = statement.get("null")
     return CANNOT_TELL if null is not None and low <= null <= high else SUPPORTS
+
+
+def statements(document: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
+    """Statements of a file such as ``data/paper_values.yaml`` by ``(name, index)``.
+
+    Raises
+    ------
+    ValueError
+        Two statements have the same name and index.
+    """
+    found: dict[Key, dict[str, Any]] = {}
+    for row in document["values"]:
+        key = (row["name"], row.get("index"))
+        if key in found:
+            raise ValueError(f"values: {key[0]} with index {key[1]} is stated twice; keep one")
+        found[key] = dict(row)
+    return found
+
+
+def stated(statement: Mapping[str, Any]) -> float | list[float] | str | None:
+    """What a statement says, for a table: a number, a range, or ``"< 1"``."""
+    if "less_than" in statement:
+        return f"< {statement['less_than']:g}"
+    if "greater_than" in statement:
+        return f"> {statement['greater_than']:g}"
+    return statement.get("value", statement.get("range"))
+
+
+def compared_rows(
+    rows: Sequence[Mapping[str, Any]],
+    paper: Mapping[Key, Mapping[str, Any]],
+    truth: Mapping[Key, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Set the paper's and the twin's statements beside the results, each with its verdict.
+
+    Parameters
+    ----------
+    rows
+        Rows of ``results.json``.
+    paper, truth
+        Statements by ``(name, index)``, as :func:`verdict` takes them.
+
+    Returns
+    -------
+    A row per result that anything is known of: ``name, index, value, interval_95, paper, truth,
+    verdict_paper, verdict_truth``.
+    """
+    compared = []
+    for row in rows:
+        key = (row["name"], row["index"])
+        found = {"paper": paper.get(key), "truth": truth.get(key)}
+        if not any(found.values()):
+            continue
+        new = {name: row.get(name) for name in ("name", "index", "value", "interval_95")}
+        for side, statement in found.items():
+            new[side] = None if statement is None else stated(statement)
+            new[f"verdict_{side}"] = None
+            if statement is not None:
+                interval = row.get("interval_95") if row.get("value") is not None else None
+                new[f"verdict_{side}"] = verdict(interval, statement)
+        compared.append(new)
+    return compared

@@ -167,6 +167,73 @@ def compare_run(run_dir: str | Path) -> dict[str, Any]:
     return compare_tables(run_dir / "truth", run_tables(run_dir))[0]
 
 
+def compare_if_twin(run_dir: str | Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Comparison and matched dots of a run; both empty for a real sample or before step 02."""
+    run_dir = Path(run_dir)
+    if not ((run_dir / "truth/dots.csv").exists() and (run_dir / "qds.csv").exists()):
+        return {}, pd.DataFrame()
+    return compare_tables(run_dir / "truth", run_tables(run_dir))
+
+
+# Names in ``truth/order.csv`` and in ``results.json`` of the same quantity.
+TRUE_NAMES = {
+    "whole_dots": "qd_count",
+    "point_defects": "point_defect_fraction",
+    "neck_fraction": "connectivity",
+    "neck_mean": "neck_diameter_mean_nm",
+    "neck_sd": "neck_diameter_sd_nm",
+    "planarity_fwhm": "planarity_fwhm_nm",
+    "sl_spread_in_plane": "sl_spread_in_plane_deg",
+    "sl_spread_out_of_plane": "sl_spread_out_of_plane_deg",
+    "al_spread_in_plane": "al_spread_in_plane_deg",
+    "al_spread_out_of_plane": "al_spread_out_of_plane_deg",
+    "explained_variance": "nn_axis_variance",
+    "mean_misorientation": "mono_misorientation_mean_deg",
+}
+CONDITIONS = (
+    *("jitter_px", "drift_px", "axis_offset_px", "axis_tilt_deg", "angle_error_deg"),
+    *("film_tilt_deg", "dose_electrons", "pixel_nm", "n_tilts", "seed"),
+)
+
+
+def true_statements(run_dir: str | Path) -> dict[tuple[str, str | None], dict[str, float]]:
+    """What is true of the sample as made, by the ``(name, index)`` of the results.
+
+    The values come from the twin's own account of what it made (``truth/order.csv``), the cell from
+    a fit to the true centres: an interval of this run is meant to hold these, not the parameters of
+    the generator.
+    """
+    truth = Path(run_dir) / "truth"
+    found: dict[tuple[str, str | None], dict[str, float]] = {}
+    if (truth / "order.csv").exists():
+        for row in (
+            pd.read_csv(truth / "order.csv")
+            .rename(columns={"index": "index_"})
+            .itertuples(index=False)
+        ):
+            index = None if pd.isna(row.index_) else str(row.index_)
+            name = TRUE_NAMES.get(row.name, row.name)
+            if row.name == "roll":
+                name, index = f"layer_tilt_{str(index).lower().replace('-', '_')}_deg", None
+            if np.isfinite(row.made):
+                found[name, index] = {"value": float(row.made)}
+    dots = pd.read_csv(truth / "dots.csv")
+    found |= {(name, None): {"value": v} for name, v in errors.sample_cell(dots).items()}
+    found["layer_count", None] = {"value": int(dots["layer"].max())}
+    return found
+
+
+def imaging_conditions(run_dir: str | Path) -> dict[str, float]:
+    """How a twin was imaged (``truth/parameters.json``); empty for a real sample or a table."""
+    path = Path(run_dir) / "truth" / "parameters.json"
+    if not path.exists():
+        return {}
+    parameters = json.loads(path.read_text())
+    if parameters.get("level") != "images":
+        return {}
+    return {name: parameters[name] for name in CONDITIONS}
+
+
 def record_values(run_dir: str | Path, path: str | Path) -> None:
     """Write the results of a run as the recorded values, each with the tolerance it is held to.
 

@@ -1,0 +1,332 @@
+"""The report of a run as one HTML page and one PDF: results, paper, truth, and every figure.
+
+Composes what the steps left in the run folder; measures nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mesotomo_utils.workflow import results
+from mesotomo_utils.workflow.steps import STEMS
+
+VERDICTS = {
+    "supports": "✓ supports",
+    "contradicts": "✗ contradicts",
+    "cannot_tell": "– cannot tell",
+}
+
+WHAT_A_TWIN_PROVES = (
+    "This sample is a digital twin: atoms placed with the paper's statistics built in, imaged by a "
+    "model microscope. Agreement shows that the method recovers what was put in. It is no evidence "
+    "for the paper's physics."
+)
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+figure { display: inline-block; margin: .6rem; vertical-align: top; max-width: 32rem; }
+figure img { max-width: 100%; border: 1px solid #eee; }
+figcaption { font-size: 12px; color: #555; }
+.note { background: #f4f4ec; padding: .6rem 1rem; border-left: 4px solid #999; }
+"""
+
+
+def number(value: Any, sigma: float | None = None) -> str:
+    """A value as text, with its standard error to two digits and the value to the same place.
+
+    Examples
+    --------
+    >>> number(2.4967, 0.031)
+    '2.497 ± 0.031'
+    """
+    if value is None:
+        return "—"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(number(item) for item in value) + "]"
+    if sigma and math.isfinite(sigma):
+        places = max(0, 1 - math.floor(math.log10(sigma)))
+        return f"{value:.{places}f} ± {sigma:.{places}f}"
+    return f"{value:.4g}" if abs(value) < 1e4 or value % 1 else f"{value:.0f}"
+
+
+def results_table(rows: Sequence[Mapping[str, Any]], *, indexed: bool = False) -> pd.DataFrame:
+    """The joined results as a table of texts to read.
+
+    Parameters
+    ----------
+    rows
+        Rows of ``results.json``.
+    indexed
+        Also the rows per layer and per axis, not only those of the whole sample.
+
+    Returns
+    -------
+    DataFrame ``result, value, 95 % interval, unit, paper, truth, against paper, against truth``.
+    """
+    table = []
+    for row in rows:
+        if row["index"] is not None and not indexed:
+            continue
+        name = row["name"] if row["index"] is None else f"{row['name']} [{row['index']}]"
+        interval = row.get("interval_95")
+        table.append(
+            {
+                "result": name,
+                "value": number(row["value"], row.get("sigma")),
+                "95 % interval": f"{number(interval[0])} … {number(interval[1])}" if interval else "",
+                "unit": row["unit"] or "",
+                "paper": number(row["paper"]) if row.get("paper") is not None else "",
+                "truth": number(row["truth"]) if row.get("truth") is not None else "",
+                "against paper": VERDICTS.get(row.get("verdict_paper") or "", ""),
+                "against truth": VERDICTS.get(row.get("verdict_truth") or "", ""),
+                "why none": row.get("reason") or "",
+            }
+        )
+    frame = pd.DataFrame(table)
+    empty = [column for column in frame if (frame[column] == "").all()]
+    return frame.drop(columns=[column for column in empty if column != "value"])
+
+
+def step_table(run_dir: str | Path) -> pd.DataFrame:
+    """Which steps ran, which were skipped and why, and which have not run yet.
+
+    Returns
+    -------
+    DataFrame ``step, status, reason``.
+    """
+    run_dir = Path(run_dir)
+    manifest = run_dir / "manifest.json"
+    steps = json.loads(manifest.read_text()).get("steps", {}) if manifest.exists() else {}
+    table = []
+    for stem in STEMS[:-1]:
+        entry = steps.get(stem, {})
+        ran = results.exists(run_dir, f"results/{stem}.json")
+        status = entry.get("status") or ("done" if ran else "has not run")
+        reason = entry.get("reason") or ""
+        if status == "has not run":
+            reason = f"`mesotomo run SAMPLE --out {run_dir} --from {stem[:2]}` runs it"
+        table.append({"step": stem, "status": status, "reason": reason})
+    return pd.DataFrame(table)
+
+
+# Errors against the truth that are recorded as results of 08: where they stand in the comparison.
+ERRORS = (
+    ("dots", "missed_fraction", ""),
+    ("dots", "spurious", ""),
+    ("dots", "rigid_rotation_deg", "deg"),
+    ("dots", "rigid_shift_nm", "nm"),
+    ("dots", "scale_error", ""),
+    ("dots", "layer_bias_nm", "nm"),
+    ("dots", "oriented_fraction", ""),
+    ("dots", "equivalent_right_fraction", ""),
+    ("dots", "orientation_error_over_sigma", ""),
+    ("necks", "connectivity_error", ""),
+    ("necks", "neck_diameter_bias_nm", "nm"),
+    ("necks", "neck_diameter_rms_nm", "nm"),
+    ("cell", "cell_length_error_nm", "nm"),
+    ("cell", "cell_angle_error_deg", "deg"),
+    ("alignment", "shift_z_rms_nm", "nm"),
+    ("alignment", "shift_u_rms_nm", "nm"),
+    ("alignment", "angle_rms_deg", "deg"),
+    ("alignment", "axis_tilt_error_deg", "deg"),
+)
+SPREAD_ERRORS = (("centre_error_nm", "nm"), ("orientation_error_deg", "deg"))
+
+
+def error_values(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Errors against the truth as named results; an empty list for a real sample."""
+    values = []
+    for part, key, unit in ERRORS:
+        value = comparison.get(part, {}).get(key)
+        if value is not None:
+            name = key if "error" in key or part == "dots" else f"{key.removesuffix('_' + unit)}_error"
+            values.append(results.value(f"twin_{name}", value, unit, reason="not measured"))
+    for key, unit in SPREAD_ERRORS:
+        for statistic, value in comparison.get("dots", {}).get(key, {}).items():
+            if statistic != "n":
+                name = f"twin_{key.removesuffix('_' + unit)}_{statistic}_{unit}"
+                values.append(results.value(name, value, unit, reason="not measured"))
+    return values
+
+
+def error_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
+    """The same errors as a table to read: ``error, value, unit``."""
+    rows = [(row["name"], number(row["value"]), row["unit"]) for row in error_values(comparison)]
+    return pd.DataFrame(rows, columns=["error against the truth", "value", "unit"])
+
+
+def bounds_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
+    """What must hold for every twin, and whether it does."""
+    rows = [
+        (
+            bound["what"],
+            number(bound["value"]),
+            number(bound["bound"]),
+            "yes" if bound["holds"] else "NO",
+        )
+        for bound in comparison.get("bounds", {}).values()
+    ]
+    return pd.DataFrame(rows, columns=["bound", "value", "at most", "holds"])
+
+
+def write_report(
+    run_dir: str | Path,
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    compared: Sequence[Mapping[str, Any]],
+    comparison: Mapping[str, Any],
+    conditions: Mapping[str, Any],
+) -> list[Path]:
+    """Write ``report.html`` and ``report.pdf`` into the run folder.
+
+    Parameters
+    ----------
+    run_dir, name
+        Run folder and the sample's name.
+    rows
+        Rows of ``results.json``.
+    compared
+        Rows with ``paper, truth`` and the verdicts.
+    comparison
+        Errors against the truth; empty for a real sample.
+    conditions
+        How the twin was imaged; empty for a real sample.
+
+    Returns
+    -------
+    The two files.
+    """
+    beside = {(row["name"], row["index"]): row for row in compared}
+    sides = ("paper", "truth", "verdict_paper", "verdict_truth")
+    filled = [dict(row) | {k: beside.get((row["name"], row["index"]), {}).get(k) for k in sides} for row in rows]
+    title = f"mesotomo: report of {name}"
+    notes = [WHAT_A_TWIN_PROVES] if comparison else ["A real sample: measured values and their intervals."]
+    table = results_table(filled)
+    tables = {"Results": table, "Steps": step_table(run_dir)}
+    if comparison:
+        tables["Bounds that every twin must keep"] = bounds_table(comparison)
+        tables["Errors against the truth"] = error_table(comparison)
+        tables["Imaging conditions of the twin"] = pd.DataFrame(
+            [(key, number(value)) for key, value in conditions.items()],
+            columns=["condition", "value"],
+        )
+    tables["Results per layer and axis"] = results_table([r for r in filled if r["index"]], indexed=True)
+    pictures = figure_paths(run_dir)
+    page = results.write_text(Path(run_dir) / "report.html", html_page(title, notes, tables, pictures))
+    return [page, write_pdf(Path(run_dir) / "report.pdf", title, notes, table, pictures)]
+
+
+def figure_paths(run_dir: str | Path) -> list[Path]:
+    """PNG figures of the run, in the order of their names."""
+    return sorted((Path(run_dir) / "figures").glob("*.png"))
+
+
+def html_page(title: str, notes: Sequence[str], tables: Mapping[str, pd.DataFrame], figures: Sequence[Path]) -> str:
+    """One self-contained HTML page.
+
+    Parameters
+    ----------
+    title
+        Heading.
+    notes
+        Plain sentences above the tables.
+    tables
+        Heading and table, in order.
+    figures
+        PNG files, embedded.
+    """
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
+    for heading, table in tables.items():
+        parts += [f"<h2>{html.escape(heading)}</h2>", table.to_html(index=False, na_rep="—")]
+    parts.append("<h2>Figures</h2>")
+    for path in figures:
+        data = base64.b64encode(path.read_bytes()).decode()
+        parts.append(
+            f'<figure><img alt="{path.stem}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{path.stem}</figcaption></figure>"
+        )
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
+    )
+
+
+def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.DataFrame, figures: Sequence[Path]) -> Path:
+    """The same as PDF: pages of results, then the figures, six a page.
+
+    Parameters
+    ----------
+    path
+        File to write; it appears under this name only when it is whole.
+    title, notes
+        Heading and sentences of the first page.
+    table
+        :func:`results_table`.
+    figures
+        PNG files.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    path = Path(path)
+    temporary = results.scratch(path.parent, path.name)
+    # no date in the file: two runs give the same report
+    with PdfPages(temporary, metadata={"CreationDate": None, "ModDate": None}) as pdf:
+        rows_a_page = 44
+        for first in range(0, max(len(table), 1), rows_a_page):
+            page = plt.figure(figsize=(11.7, 8.3))
+            if first == 0:
+                page.text(0.04, 0.96, title, fontsize=13, weight="bold", va="top")
+                page.text(0.04, 0.925, "\n".join(notes), fontsize=7, va="top", wrap=True)
+            _draw_table(page, table.iloc[first : first + rows_a_page])
+            pdf.savefig(page)
+            plt.close(page)
+        for first in range(0, len(figures), 6):
+            page, axes = plt.subplots(2, 3, figsize=(11.7, 8.3), squeeze=False)
+            for ax in axes.flat:
+                ax.axis("off")
+            for ax, picture in zip(axes.flat, figures[first : first + 6], strict=False):
+                ax.imshow(plt.imread(picture), interpolation="antialiased")
+                ax.set_title(picture.stem, fontsize=8)
+            page.tight_layout()
+            pdf.savefig(page, dpi=200)
+            plt.close(page)
+    return results.publish(temporary, path)
+
+
+def _draw_table(page: Any, table: pd.DataFrame) -> None:
+    ax = page.add_axes((0.03, 0.03, 0.94, 0.85))
+    ax.axis("off")
+    if table.empty:
+        return
+    drawn = ax.table(
+        cellText=[[_short(cell) for cell in row] for row in table.to_numpy()],
+        colLabels=list(table.columns),
+        loc="upper left",
+        cellLoc="left",
+        edges="horizontal",
+    )
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(6)
+    drawn.auto_set_column_width(list(range(table.shape[1])))
+    drawn.scale(1.0, 0.62)
+
+
+def _short(text: Any, longest: int = 48) -> str:
+    text = str(text)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
