@@ -1,0 +1,346 @@
+"""Orientation of the atomic lattice of every dot, and how well it is known.
+
+The steps for one dot are in :mod:`lattice_signal` (windowed transform) and
+:mod:`orientation_search` (all orientations tried, the best refined); this module maps them over
+the dots, says which dots show a lattice at all, and turns half sets of tilts into errors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import gamma
+
+from mesotomo_utils import lattice
+from mesotomo_utils.distribute import map_items
+from mesotomo_utils.mapping import lattice_signal
+from mesotomo_utils.mapping.orientation_search import (
+    LARGEST_STRAIN,
+    find_orientation,
+    off_bragg_reflections,
+    prepare_shells,
+    visible_reflections,
+)
+
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
+
+QUATERNION = ["qw", "qx", "qy", "qz"]
+# Step of the grid of orientations, in units of the turn that moves the outermost reflection by one
+# Fourier voxel of the window. Half a step is then well within a spot.
+_GRID_STEP = 1.4
+# A continuous search finds somewhat more than one independent trial a Fourier voxel: on white noise
+# (150 cubes a window, windows of 4 to 7 nm) the 99 % point agrees with three.
+_TRIALS_PER_VOXEL = 3.0
+
+
+def default_window_nm(diameter_nm: float) -> float:
+    """Diameter of the window for dots of a nominal diameter, nm.
+
+    1.3 diameters: the window's bell falls to a half at 0.35 diameters from the centre and to a
+    tenth at 0.54, so the neighbours, which begin one neck beyond the dot's faces, hardly count.
+
+    Raises
+    ------
+    ValueError
+        The diameter is not positive.
+    """
+    if not diameter_nm > 0:
+        raise ValueError(f"diameter_nm must be positive, found {diameter_nm}")
+    return 1.3 * diameter_nm
+
+
+def visible_in_principle(lattice_nm: float | None, voxel_nm: float) -> tuple[bool, str]:
+    """Can the voxels of a tomogram carry the lattice?
+
+    Parameters
+    ----------
+    lattice_nm
+        Cubic lattice parameter, nm; None where the sample names no material.
+    voxel_nm
+        Edge of a voxel, nm.
+
+    Returns
+    -------
+    (answer, reason); the reason is empty where the answer is yes. No where there is no material,
+    or where the spacing of {200} is under two voxels.
+    """
+    if lattice_nm is None:
+        return False, "the sample names no material, so no lattice can be looked for"
+    spacing = lattice_nm / 2
+    if spacing < 2 * voxel_nm:
+        return False, (f"the {{200}} spacing, {spacing:.3f} nm, is under two voxels of {voxel_nm:.3f} nm")
+    return True, ""
+
+
+def snr_threshold(*, lattice_nm: float, window_nm: float, voxel_nm: float, false_accepts: float = 0.01) -> float:
+    """Lattice SNR that the best orientation of pure noise exceeds with a given probability.
+
+    Parameters
+    ----------
+    lattice_nm, window_nm, voxel_nm
+        Lattice parameter, diameter of the window, edge of a voxel, nm.
+    false_accepts
+        Probability for one dot without a lattice.
+
+    Returns
+    -------
+    The threshold, dimensionless; about 3.3 for PbSe and a window of 6.5 nm.
+
+    Notes
+    -----
+    The power of noise at one frequency, over its mean, is exponential; the mean over the
+    reflections follows a gamma law. The search takes the best of M orientations: the volume of the
+    fundamental zone, pi^2 / 3, over the cube of the turn that moves the outermost reflection by one
+    Fourier voxel, times a constant found on white noise. So 1 - (1 - p)^M is set to the
+    probability asked for.
+    """
+    table = visible_reflections(lattice_nm, voxel_nm)
+    count = len(table)
+    trials = _TRIALS_PER_VOXEL * np.pi**2 / 3 * (table["g_per_nm"].max() * window_nm) ** 3
+    return float(gamma.isf(-np.expm1(np.log1p(-false_accepts) / trials), count) / count)
+
+
+def orient_dots(
+    volume: Any,
+    voxel_nm: float,
+    centres_nm: np.ndarray,
+    *,
+    lattice_nm: float,
+    window_nm: float,
+    superlattice: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+    control: bool = False,
+    false_accepts: float = 0.01,
+    workers: int | None = None,
+    dask: str | None = None,
+    progress: str | None = None,
+) -> pd.DataFrame:
+    """Orientation and lattice parameters of every dot.
+
+    Parameters
+    ----------
+    volume
+        Tomogram [z, y, x], numpy or Zarr; only the cubes about the centres are read.
+    voxel_nm
+        Edge of a voxel, nm.
+    centres_nm
+        (N, 3) centres x, y, z, nm, from the centre of the volume.
+    lattice_nm
+        Cubic (rock-salt) lattice parameter, nm.
+    window_nm
+        Diameter of the spherical window, nm (:func:`default_window_nm`).
+    superlattice
+        (3, 3) superlattice vectors A, B, C as columns; the equivalent nearest to them is taken
+        (:func:`lattice.nearest_equivalent`). None: nearest to x, y, z.
+    start
+        (N, 3, 3) rotations to refine, for half sets; rows of NaN are left NaN. None: every
+        orientation is tried.
+    control
+        Also search, in the same dot, a lattice whose reflections lie where rock salt has none.
+    false_accepts
+        See :func:`snr_threshold`; dots under the threshold get NaN.
+    workers, dask, progress
+        See :func:`distribute.map_items`.
+
+    Returns
+    -------
+    DataFrame, one row a dot in the order given: ``qw, qx, qy, qz`` (crystal to lab; orix stores the
+    inverse), ``lattice_snr``, ``lattice_nm`` (one cubic parameter), ``a_nm, b_nm, c_nm, alpha_deg,
+    beta_deg, gamma_deg`` (the free triclinic cell) and, with ``control``, ``control_snr``.
+
+    Raises
+    ------
+    ValueError
+        The volume is not three-dimensional; the centres are not (N, 3) or not finite (the row is
+        named); the start has another length; the lattice cannot be seen with these voxels.
+    """
+    if len(volume.shape) != 3:
+        raise ValueError(f"volume must be [z, y, x], found the shape {tuple(volume.shape)}")
+    centres = np.asarray(centres_nm, dtype=float)
+    if centres.ndim != 2 or centres.shape[1] != 3:
+        raise ValueError(f"centres_nm must be (N, 3), found {centres.shape}")
+    bad = np.flatnonzero(~np.isfinite(centres).all(axis=1))
+    if len(bad):
+        raise ValueError(f"centres_nm row {bad[0]} is not finite: {centres[bad[0]]}")
+    if start is not None and np.shape(start) != (len(centres), 3, 3):
+        raise ValueError(f"start must be ({len(centres)}, 3, 3), found {np.shape(start)}")
+    seen, reason = visible_in_principle(lattice_nm, voxel_nm)
+    if not seen:
+        raise ValueError(f"no orientations: {reason}")
+
+    reflections = visible_reflections(lattice_nm, voxel_nm)
+    outermost = float(reflections["g_per_nm"].max())
+    window = lattice_signal.prepare_window(
+        voxel_nm=voxel_nm, window_nm=window_nm, g_max_per_nm=outermost * (1 + LARGEST_STRAIN)
+    )
+    resolution_deg = float(np.rad2deg(_GRID_STEP / (outermost * window_nm)))
+    bragg = prepare_shells(window, reflections, resolution_deg=resolution_deg)
+    off_bragg = None
+    if control:
+        nothing_there = off_bragg_reflections(reflections)
+        off_bragg = prepare_shells(window, nothing_there, resolution_deg=resolution_deg)
+
+    def one(row: int) -> tuple[np.ndarray, np.ndarray, float, float, float]:
+        if start is not None and not np.isfinite(start[row]).all():
+            return np.full((3, 3), np.nan), np.full((3, 3), np.nan), np.nan, np.nan, np.nan
+        cube = lattice_signal.cut_cube(volume, voxel_nm, centres[row], window.n)
+        if not cube.any():
+            # Nothing at all is there: no noise to measure a signal by.
+            return np.full((3, 3), np.nan), np.full((3, 3), np.nan), 0.0, np.nan, 0.0
+        spectrum = lattice_signal.transform(window, cube)
+        initial = None if start is None else start[row]
+        found = find_orientation(window, spectrum, bragg, start=initial, strain=start is None)
+        empty = np.nan
+        if off_bragg is not None:
+            empty = find_orientation(window, spectrum, off_bragg, strain=False).snr
+        return found.R, found.reciprocal, found.snr, lattice_nm / found.scale, empty
+
+    results = map_items(one, range(len(centres)), workers=workers, dask=dask, progress=progress)
+    R, reciprocal, snr, cubic, empty = (np.array(column) for column in zip(*results, strict=True))
+    accepted = snr > snr_threshold(
+        lattice_nm=lattice_nm,
+        window_nm=window_nm,
+        voxel_nm=voxel_nm,
+        false_accepts=false_accepts,
+    )
+    V = np.eye(3) if superlattice is None else np.asarray(superlattice, float)
+    table = _as_table(R, reciprocal, accepted, lattice_nm, V)
+    table.insert(4, "lattice_snr", snr)
+    table.insert(5, "lattice_nm", np.where(accepted, cubic, np.nan))
+    if control:
+        table["control_snr"] = empty
+    return table
+
+
+def _as_table(
+    R: np.ndarray, reciprocal: np.ndarray, accepted: np.ndarray, lattice_nm: float, V: np.ndarray
+) -> pd.DataFrame:
+    """Quaternions and cells of the equivalents that follow the superlattice, else NaN."""
+    cells = ["a_nm", "b_nm", "c_nm", "alpha_deg", "beta_deg", "gamma_deg"]
+    table = pd.DataFrame(np.nan, index=np.arange(len(R)), columns=QUATERNION + cells)
+    if accepted.any():
+        chosen = lattice.nearest_equivalent(R[accepted], V)
+        table.loc[accepted, QUATERNION] = lattice.to_quaternions(chosen)
+    for row in np.flatnonzero(accepted & np.isfinite(reciprocal).all(axis=(1, 2))):
+        # Columns of the direct cell are the inverse transpose of the reciprocal one; the symmetry
+        # operation that chose the equivalent permutes them.
+        direct = lattice_nm * np.linalg.inv(reciprocal[row]).T
+        operation = np.rint(R[row].T @ lattice.nearest_equivalent(R[row], V))
+        cell = lattice.cell_parameters(direct @ operation)
+        table.loc[row, cells] = [cell[name] for name in cells]
+    return table
+
+
+def lattice_visible(table: pd.DataFrame, *, least_fraction: float = 0.2) -> tuple[bool, str]:
+    """Do enough dots show a lattice for orientations to be spoken of?
+
+    Parameters
+    ----------
+    table
+        With ``qw`` (NaN where the lattice is not trusted), as :func:`orient_dots` returns it.
+    least_fraction
+        Fraction of the dots that must be accepted.
+
+    Returns
+    -------
+    (answer, reason); the reason is empty where the answer is yes.
+    """
+    accepted = int(table["qw"].notna().sum())
+    if len(table) and accepted >= least_fraction * len(table):
+        return True, ""
+    return False, (f"{accepted} of {len(table)} dots show a lattice above the noise; {least_fraction:.0%} are needed")
+
+
+def without_lattice(n: int) -> pd.DataFrame:
+    """Table of :func:`orient_dots` for n dots whose lattice cannot be seen: all NaN."""
+    return pd.DataFrame(np.nan, index=np.arange(n), columns=[*QUATERNION, "lattice_snr"])
+
+
+def stereographic(directions: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """Stereographic projection of sign-free axes, upper hemisphere.
+
+    Parameters
+    ----------
+    directions
+        (N, 3) lab vectors of any length.
+    frame
+        (3, 3) rotation whose columns are the directions drawn to the right, up, and at the centre.
+
+    Returns
+    -------
+    (N, 2); the circle of radius 1 holds the directions in the plane of the first two columns.
+
+    Examples
+    --------
+    >>> stereographic(np.array([[0.0, 0.0, -2.0], [1.0, 0.0, 0.0]]), np.eye(3)).round(3) + 0.0
+    array([[0., 0.],
+           [1., 0.]])
+    """
+    local = np.asarray(directions, float) @ frame
+    local = local / np.linalg.norm(local, axis=1, keepdims=True)
+    local *= np.where(local[:, 2:] < 0, -1.0, 1.0)
+    return local[:, :2] / (1 + local[:, 2:])
+
+
+def axis_deviations_deg(R: np.ndarray) -> dict[str, np.ndarray]:
+    """How far the axes of each dot lean away from the mean axes.
+
+    Parameters
+    ----------
+    R
+        (N, 3, 3) rotations already reduced by symmetry.
+
+    Returns
+    -------
+    ``a``, ``b``, ``c`` to (N, 2) angles, degrees, towards the two other mean axes in cyclic order:
+    a towards b and c, b towards c and a, c towards a and b.
+    """
+    local = lattice.mean_rotation(R).T @ R
+    deviations = {}
+    for k, name in enumerate("abc"):
+        along, first, second = (local[:, (k + shift) % 3, k] for shift in range(3))
+        tilt = np.stack([np.arctan2(first, along), np.arctan2(second, along)], axis=1)
+        deviations[name] = np.rad2deg(tilt)
+    return deviations
+
+
+def to_crystal_map(centres_nm: np.ndarray, table: pd.DataFrame, *, name: str, lattice_nm: float) -> CrystalMap:
+    """Export to an orix ``CrystalMap``: points at the dots, orientations lab to crystal.
+
+    Parameters
+    ----------
+    centres_nm
+        (N, 3) centres x, y, z, nm.
+    table
+        Of :func:`orient_dots`; dots without orientation become "not_indexed".
+    name, lattice_nm
+        Material and its cubic lattice parameter.
+
+    Notes
+    -----
+    orix orientations turn lab vectors into crystal vectors, the inverse of the quaternions of this
+    package, so they are inverted here. orix keeps x and y as coordinates of a map; z is a property.
+    """
+    from diffpy.structure import Lattice, Structure
+    from orix.crystal_map import CrystalMap, Phase, PhaseList
+    from orix.quaternion import Rotation
+
+    indexed = table["qw"].notna().to_numpy()
+    quaternions = table[QUATERNION].to_numpy(float)
+    quaternions = np.where(indexed[:, None], quaternions, [1.0, 0.0, 0.0, 0.0])
+    edge = 10 * lattice_nm  # diffpy.structure counts in ångström
+    structure = Structure(lattice=Lattice(edge, edge, edge, 90, 90, 90))
+    phase = Phase(name=name, space_group=225, structure=structure)
+    centres = np.asarray(centres_nm, float)
+    return CrystalMap(
+        rotations=~Rotation(quaternions),
+        phase_id=np.where(indexed, 0, -1),
+        x=centres[:, 0],
+        y=centres[:, 1],
+        phase_list=PhaseList(phases=[phase]),
+        prop={"z": centres[:, 2], "lattice_snr": table["lattice_snr"].to_numpy()},
+        scan_unit="nm",
+    )

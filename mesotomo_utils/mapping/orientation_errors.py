@@ -1,0 +1,192 @@
+"""Errors of the orientations: what two half sets of tilts disagree by, pooled over all dots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mesotomo_utils import lattice
+from mesotomo_utils.mapping.orientation import QUATERNION, orient_dots
+
+
+def half_set_turns(even: pd.DataFrame, odd: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Turn of each dot from one half set to the other, and the turn common to all dots.
+
+    Parameters
+    ----------
+    even, odd
+        Tables of :func:`orient_dots` on the half sets, row for row.
+
+    Returns
+    -------
+    turns (N, 3)
+        Rotation vectors in the lab frame, degrees, less the common one; NaN where a half has none.
+    common (3,)
+        Their median, degrees. Each half is aligned on its own, so its frame is free to turn: that
+        is no error of a single dot.
+    """
+    R_even = lattice.from_quaternions(even[QUATERNION].to_numpy())
+    R_odd = lattice.from_quaternions(odd[QUATERNION].to_numpy())
+    turns = np.full((len(even), 3), np.nan)
+    good = np.isfinite(R_even).all(axis=(1, 2)) & np.isfinite(R_odd).all(axis=(1, 2))
+    if not good.any():
+        return turns, np.full(3, np.nan)
+    # A dot that sits between two equivalents may fall on either side in the halves.
+    odd_same = _equivalent_nearest(R_odd[good], R_even[good])
+    turns[good] = np.rad2deg(lattice.rotation_vectors(odd_same @ np.swapaxes(R_even[good], 1, 2)))
+    common = np.nanmedian(turns, axis=0)
+    return turns - common, common
+
+
+def _equivalent_nearest(R: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Of the 24 equivalents of each R (N, 3, 3), the one nearest to its target (N, 3, 3)."""
+    equivalents = R[:, None] @ lattice.cubic_rotations()
+    best = np.argmax(np.einsum("neij,nij->ne", equivalents, target), axis=1)
+    return equivalents[np.arange(len(R)), best]
+
+
+def noise_model_deg(turns_deg: np.ndarray, lattice_snr: np.ndarray) -> np.ndarray:
+    """Error of every dot's orientation, from all dots' half-set turns together.
+
+    Parameters
+    ----------
+    turns_deg
+        (N, 3) turns between half sets, degrees (:func:`half_set_turns`); NaN where missing.
+    lattice_snr
+        (N,) lattice SNR from all tilts; NaN gives NaN.
+
+    Returns
+    -------
+    (N,) sigma: the root-mean-square rotation angle of the error of the result from all tilts,
+    degrees. All NaN with fewer than five turns.
+
+    Notes
+    -----
+    A half set has twice the variance of the whole, and a difference of halves four times: E|turn|^2
+    = 4 sigma^2. One dot's turn says little about that dot, so sigma^2 = exp(b0 + b1 ln SNR) is
+    fitted to all by a generalised linear model of the gamma family; single turns beyond the 99.9 %
+    point of their law count as if they lay at it.
+    """
+    square = np.sum(np.asarray(turns_deg, float) ** 2, axis=1) / 4
+    snr = np.asarray(lattice_snr, float)
+    if square.shape != snr.shape:
+        raise ValueError(f"{len(square)} turns and {len(snr)} lattice SNRs must be equally many")
+    good = np.isfinite(square) & (snr > 0) & (square > 0)
+    if good.sum() < 5:
+        return np.full(len(snr), np.nan)
+    logarithm = np.log(np.where(snr > 0, snr, np.nan))
+    middle = logarithm[good].mean()
+    # Too few dots, or all alike, cannot carry a slope.
+    slope = good.sum() >= 20 and logarithm[good].std() > 0.05
+    design = np.stack([np.ones(len(snr)), logarithm - middle if slope else 0 * logarithm], axis=1)
+    used = design[good][:, : 1 + slope]
+    beta = np.zeros(used.shape[1])
+    beta[0] = np.log(np.median(square[good]) / 0.789)  # median of chi^2 with 3 degrees, over 3
+    for _ in range(50):
+        ratio = np.minimum(square[good] / np.exp(used @ beta), 16.27 / 3)
+        change = np.linalg.lstsq(used, ratio - 1, rcond=None)[0]
+        beta += change
+        if np.abs(change).max() < 1e-9:
+            break
+    return np.exp(0.5 * design[:, : 1 + slope] @ beta)
+
+
+def half_set_sigmas(
+    half_even: Any,
+    half_odd: Any,
+    voxel_nm: float,
+    centres_nm: np.ndarray,
+    table: pd.DataFrame,
+    *,
+    lattice_nm: float,
+    window_nm: float,
+    superlattice: np.ndarray | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
+    progress: str | None = None,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Errors of the orientations from the tomograms of the even and the odd tilts.
+
+    Parameters
+    ----------
+    half_even, half_odd
+        Tomograms [z, y, x] in the frame of the whole one.
+    voxel_nm, centres_nm, lattice_nm, window_nm, superlattice, workers, dask, progress
+        As for :func:`orient_dots`.
+    table
+        Its result from all tilts; the halves are refined from there.
+
+    Returns
+    -------
+    frame
+        ``sigma_deg`` (:func:`noise_model_deg`; NaN where the dot has no orientation) and
+        ``turn_x_deg, turn_y_deg, turn_z_deg``, the turn from even to odd.
+    common_deg
+        (3,) turn common to all dots, degrees.
+
+    Raises
+    ------
+    ValueError
+        As :func:`orient_dots`; the table and the centres differ in length.
+    """
+    if len(table) != len(centres_nm):
+        raise ValueError(f"table has {len(table)} rows for {len(centres_nm)} centres")
+    start = lattice.from_quaternions(table[QUATERNION].to_numpy())
+    halves = [
+        orient_dots(
+            half,
+            voxel_nm,
+            centres_nm,
+            lattice_nm=lattice_nm,
+            window_nm=window_nm,
+            superlattice=superlattice,
+            start=start,
+            workers=workers,
+            dask=dask,
+            progress=None if progress is None else f"{progress}, {name} tilts",
+        )
+        for half, name in ((half_even, "even"), (half_odd, "odd"))
+    ]
+    turns, common = half_set_turns(*halves)
+    sigma = noise_model_deg(turns, table["lattice_snr"].to_numpy())
+    frame = pd.DataFrame(turns, columns=["turn_x_deg", "turn_y_deg", "turn_z_deg"])
+    frame.insert(0, "sigma_deg", np.where(table["qw"].notna(), sigma, np.nan))
+    return frame, common
+
+
+def summary(table: pd.DataFrame, errors: pd.DataFrame, common_deg: np.ndarray) -> dict[str, Any]:
+    """Numbers that stand for all dots.
+
+    Parameters
+    ----------
+    table
+        Of :func:`orientation.orient_dots`, or of :func:`orientation.without_lattice`.
+    errors, common_deg
+        Of :func:`half_set_sigmas`; a column ``sigma_deg`` of NaN where there are no half sets.
+
+    Returns
+    -------
+    dict with ``n`` (dots accepted), ``accepted_fraction``, ``snr`` (median), ``sigma_deg`` (median),
+    ``sigma_xyz_deg`` (error about x, y, z, list of 3), ``common_deg`` (list of 3), and ``a_nm, b_nm,
+    c_nm``, each (mean, standard error). NaN where there is nothing to count.
+    """
+    accepted = table["qw"].notna().to_numpy()
+    found: dict[str, Any] = {"n": int(accepted.sum()), "accepted_fraction": np.nan}
+    if len(table):
+        found["accepted_fraction"] = float(accepted.mean())
+    found["snr"] = float(table["lattice_snr"].median())
+    found["sigma_deg"] = float(errors["sigma_deg"].median())
+    about = np.full(3, np.nan)
+    if {"turn_x_deg", "turn_y_deg", "turn_z_deg"} <= set(errors.columns):
+        turns = errors[["turn_x_deg", "turn_y_deg", "turn_z_deg"]]
+        # The median of |x| is 0.6745 standard deviations of x; halves differ by twice the error.
+        about = (turns.abs().median() / 0.6745 / 2).to_numpy()
+    found["sigma_xyz_deg"] = about.tolist()
+    found["common_deg"] = np.asarray(common_deg, float).tolist()
+    for name in ("a_nm", "b_nm", "c_nm"):
+        values = table[name].dropna() if name in table else pd.Series(dtype=float)
+        error = values.std() / np.sqrt(len(values)) if len(values) > 1 else np.nan
+        found[name] = (float(values.mean()), float(error))
+    return found

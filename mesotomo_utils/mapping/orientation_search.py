@@ -1,0 +1,341 @@
+"""Find and refine the orientation of one dot from the power at its rock-salt reflections.
+
+The score of an orientation is the mean, over one of each Friedel pair of {111}, {200} and {220},
+of the power at the reflection in units of the noise around it. Amplitudes and phases are left free
+(each reflection its own), so with Gaussian noise this is the logarithm of the likelihood. All
+orientations of a grid are scored first, so nothing about the superlattice is assumed; the best few
+then climb by Newton steps on the exact transform.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mesotomo_utils import lattice
+from mesotomo_utils.mapping import lattice_signal
+from mesotomo_utils.mapping.lattice_signal import DotWindow
+
+# Radii, in units of 1/a, where rock salt has nothing: between {200} (2) and {220} (2.83). The
+# directions of the reflections at these radii make the control that has no lattice in it.
+OFF_BRAGG_RADII = {"111": 2.28, "200": 2.42, "220": 2.56}
+# Bands of |cos| of the angle to the tilt axis in which the noise of a shell is taken apart:
+# filtered back-projection leaves less of it near the axis.
+_POLAR_BANDS = 4
+_CANDIDATES = 6
+# A real lattice lies within this of the nominal one; a climb that leaves it has lost its spots.
+LARGEST_STRAIN = 0.06
+_MEDIAN_OF_EXPONENTIAL = np.log(2.0)
+_GENERATORS = np.zeros((3, 3, 3))
+for _i, _j, _k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+    _GENERATORS[_i, _k, _j], _GENERATORS[_i, _j, _k] = 1.0, -1.0
+_SIMILARITY = np.concatenate([_GENERATORS, np.eye(3)[None]])
+_LINEAR = np.eye(9).reshape(9, 3, 3)
+
+
+def rotation_grid(resolution_deg: float) -> np.ndarray:
+    """Even grid of rotations over the fundamental zone of the cube.
+
+    Parameters
+    ----------
+    resolution_deg
+        Edge of the cube of orientation space that one grid point stands for, degrees.
+
+    Returns
+    -------
+    (N, 3, 3) rotations; N is about pi^2 / 3 over the cube of the resolution in radians.
+
+    Notes
+    -----
+    The super-Fibonacci spiral on the three-sphere (Alexa, CVPR 2022), cut to the zone of the
+    rotation group 432 in Rodrigues space: |r_i| <= sqrt(2) - 1 and |r_1| + |r_2| + |r_3| <= 1.
+    """
+    count = int(np.ceil(8 * np.pi**2 / np.deg2rad(resolution_deg) ** 3))
+    s = np.arange(count) + 0.5
+    golden, psi = np.sqrt(2.0), 1.533751168755204288118041
+    r, big_r = np.sqrt(s / count), np.sqrt(1 - s / count)
+    alpha, beta = 2 * np.pi * s / golden, 2 * np.pi * s / psi
+    q = np.stack([r * np.sin(alpha), r * np.cos(alpha), big_r * np.sin(beta), big_r * np.cos(beta)], axis=1)
+    rodrigues = np.abs(q[:, 1:]) / np.maximum(np.abs(q[:, :1]), 1e-12)
+    inside = (rodrigues <= np.sqrt(2) - 1).all(axis=1) & (rodrigues.sum(axis=1) <= 1)
+    return lattice.from_quaternions(q[inside])
+
+
+@dataclass(frozen=True)
+class ShellSearch:
+    """Grid of orientations looked up on the grid of a window, for one set of reflections.
+
+    Attributes
+    ----------
+    crystal
+        (H, 3) reflections in the crystal frame, 1/nm.
+    rotations
+        (N, 3, 3) orientations tried.
+    family
+        (H,) index of the family of each reflection.
+    """
+
+    crystal: np.ndarray
+    rotations: np.ndarray
+    family: np.ndarray
+    _points: np.ndarray
+    _band: np.ndarray
+    _members: list[np.ndarray]
+    _lookup: np.ndarray
+
+    def noise(self, power: np.ndarray) -> np.ndarray:
+        """Mean noise power (families, bands) from the power at the shells' grid points.
+
+        The median is taken, which the few spots of the shell cannot lift; over ln 2 it is the mean
+        of the exponential law that the power of noise follows.
+        """
+        medians = [np.median(power[m]) if len(m) else np.nan for m in self._members]
+        noise = np.array(medians).reshape(-1, _POLAR_BANDS) / _MEDIAN_OF_EXPONENTIAL
+        level = np.nanmean(noise, axis=1, keepdims=True)
+        # Where a missing wedge leaves a band empty, there is no signal either: no division by it.
+        return np.fmax(noise, 0.05 * level)
+
+
+def _band(g: np.ndarray) -> np.ndarray:
+    """Polar band of frequencies (..., 3), 0 at the equator."""
+    cosine = np.abs(g[..., 2]) / np.linalg.norm(g, axis=-1)
+    return np.minimum((cosine * _POLAR_BANDS).astype(int), _POLAR_BANDS - 1)
+
+
+def visible_reflections(lattice_nm: float, voxel_nm: float) -> pd.DataFrame:
+    """Reflections {111}, {200}, {220} of rock salt that a voxel size can carry.
+
+    Parameters
+    ----------
+    lattice_nm, voxel_nm
+        Cubic lattice parameter and edge of a voxel, nm.
+
+    Returns
+    -------
+    Rows of :func:`lattice.reflections`: those below Nyquist, with room for :data:`LARGEST_STRAIN`.
+    """
+    table = lattice.reflections(lattice_nm)
+    return table[table["g_per_nm"] * (1 + LARGEST_STRAIN) < 0.5 / voxel_nm].reset_index(drop=True)
+
+
+def off_bragg_reflections(reflections: pd.DataFrame) -> pd.DataFrame:
+    """Move reflections, direction by direction, to radii where the lattice has none: the control.
+
+    Parameters
+    ----------
+    reflections
+        As :func:`visible_reflections` returns them.
+
+    Returns
+    -------
+    The same columns; h, k, l are no longer integers.
+    """
+    moved = reflections.copy()
+    hkl = reflections[["h", "k", "l"]].to_numpy(float)
+    length = np.linalg.norm(hkl, axis=1)
+    radii = reflections["family"].map(OFF_BRAGG_RADII).to_numpy(float)
+    moved[["h", "k", "l"]] = hkl * (radii / length)[:, None]
+    moved["g_per_nm"] *= radii / length
+    moved["d_nm"] = 1 / moved["g_per_nm"]
+    return moved
+
+
+def prepare_shells(window: DotWindow, reflections: pd.DataFrame, *, resolution_deg: float) -> ShellSearch:
+    """Prepare the search over all orientations for one set of reflections.
+
+    Parameters
+    ----------
+    window
+        From :func:`lattice_signal.prepare_window`.
+    reflections
+        From :func:`visible_reflections` or :func:`off_bragg_reflections`.
+    resolution_deg
+        Step of the grid of orientations, degrees.
+    """
+    names = list(dict.fromkeys(reflections["family"]))
+    family = reflections["family"].map(names.index).to_numpy()
+    hkl = reflections[["h", "k", "l"]].to_numpy(float)
+    scale = reflections["g_per_nm"].to_numpy() / np.linalg.norm(hkl, axis=1)
+    crystal = hkl * scale[:, None]
+    rotations = rotation_grid(resolution_deg)
+    g = np.einsum("nij,hj->nhi", rotations, crystal)
+    index = lattice_signal.grid_index(window, g.reshape(-1, 3)).reshape(g.shape[:2])
+    # Points of one family are labelled apart from those of another that share a grid point.
+    size = int(np.prod(window.grid_shape))
+    unique, lookup = np.unique(index + family * size, return_inverse=True)
+    points = unique % size
+    label = (unique // size) * _POLAR_BANDS + _band(lattice_signal.grid_points(window, points))
+    members = [np.flatnonzero(label == m) for m in range(len(names) * _POLAR_BANDS)]
+    return ShellSearch(
+        crystal=crystal,
+        rotations=rotations,
+        family=family,
+        _points=points,
+        _band=label,
+        _members=members,
+        _lookup=lookup.reshape(index.shape).astype(np.int32),
+    )
+
+
+def _candidates(shells: ShellSearch, score: np.ndarray) -> np.ndarray:
+    """The best orientations of the grid, none within six degrees of a better one, (K, 3, 3)."""
+    best = np.argsort(score)[: -40 * _CANDIDATES - 1 : -1]
+    pool, kept = shells.rotations[best], []
+    cosine = 1 + 2 * np.cos(np.deg2rad(6.0))
+    while len(pool) and len(kept) < _CANDIDATES:
+        kept.append(pool[0])
+        pool = pool[np.einsum("nij,ij->n", pool, pool[0]) < cosine]
+    return np.array(kept)
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """One dot's answer.
+
+    Attributes
+    ----------
+    R
+        (3, 3) rotation, lab = R crystal.
+    snr
+        Mean power at the 13 reflections over the noise around them.
+    scale
+        Length of the reciprocal lattice over the nominal one.
+    reciprocal
+        (3, 3) matrix that turns crystal reflections (1/nm) into the measured ones, lab: R times the
+        inverse transpose of the deformation.
+    """
+
+    R: np.ndarray
+    snr: float
+    scale: float
+    reciprocal: np.ndarray
+
+
+def climb(
+    window: DotWindow,
+    spectrum: np.ndarray,
+    start: np.ndarray,
+    *,
+    crystal: np.ndarray,
+    weights: np.ndarray,
+    linear: bool = False,
+    steps: int = 12,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maximise the weighted power at the reflections, from several starts at once.
+
+    Parameters
+    ----------
+    window, spectrum
+        The dot's transform.
+    start
+        (K, 3, 3) matrices that turn crystal reflections into lab ones (rotation times scale).
+    crystal
+        (H, 3) reflections in the crystal frame, 1/nm.
+    weights
+        (K, H) inverse noise power of each reflection.
+    linear
+        Free all nine elements of the matrix instead of a rotation and a scale.
+    steps
+        Most Newton steps.
+
+    Returns
+    -------
+    matrices (K, 3, 3) and scores (K,), the weighted mean power.
+
+    Notes
+    -----
+    Newton with the exact gradient and curvature; directions that curve upwards are followed
+    uphill all the same, and a step that does not raise the score is taken back and shortened.
+    """
+    basis = _LINEAR if linear else _SIMILARITY
+    matrix = np.array(start, float)
+    # A tenth of the half width of a spot at the outermost reflection; radians and relative scale.
+    radius = np.full(len(matrix), 0.25 / window.window_nm / np.linalg.norm(crystal, axis=1).max())
+    smallest = 1e-6
+
+    def derivatives(m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        g = np.einsum("kij,hj->khi", m, crystal)
+        p, d, c = lattice_signal.read_power(window, spectrum, g.reshape(-1, 3))
+        w = weights / weights.shape[1]
+        shape = weights.shape
+        arm = np.einsum("bij,khj->khbi", basis, g)
+        gradient = np.einsum("kh,khbi,khi->kb", w, arm, d.reshape(*shape, 3), optimize=True)
+        bend = np.einsum("khij,khbj->khbi", c.reshape(*shape, 3, 3), arm)
+        curvature = np.einsum("kh,khai,khbi->kab", w, arm, bend, optimize=True)
+        return (w * p.reshape(shape)).sum(axis=1), gradient, curvature
+
+    score, gradient, curvature = derivatives(matrix)
+    for _ in range(steps):
+        values, axes = np.linalg.eigh(curvature)
+        uphill = np.einsum("kba,kb->ka", axes, gradient)
+        floor = 1e-3 * np.abs(values).max(axis=1, keepdims=True) + np.finfo(float).tiny
+        step = np.einsum("kba,ka->kb", axes, uphill / np.maximum(np.abs(values), floor))
+        length = np.linalg.norm(step, axis=1)
+        active = np.minimum(length, radius) > smallest
+        if not active.any():
+            break
+        step *= np.minimum(1, radius / np.maximum(length, 1e-30))[:, None]
+        if linear:
+            change = np.eye(3) + np.einsum("kb,bij->kij", step, basis)
+        else:
+            change = (1 + step[:, 3, None, None]) * lattice.from_rotation_vectors(step[:, :3])
+        trial = change @ matrix
+        stretch = np.linalg.svd(trial, compute_uv=False)
+        allowed = (np.abs(stretch - 1) < LARGEST_STRAIN).all(axis=1)
+        trial[~allowed] = matrix[~allowed]
+        new = derivatives(trial)
+        better = (new[0] > score) & active & allowed
+        radius = np.where(better, radius * 2, np.minimum(length, radius) / 4)
+        for old, fresh in zip((matrix, score, gradient, curvature), (trial, *new), strict=True):
+            old[better] = fresh[better]
+    return matrix, score
+
+
+def find_orientation(
+    window: DotWindow,
+    spectrum: np.ndarray,
+    shells: ShellSearch,
+    *,
+    start: np.ndarray | None = None,
+    strain: bool = True,
+) -> Orientation:
+    """Orientation of one dot from its transform.
+
+    Parameters
+    ----------
+    window, spectrum
+        From :mod:`lattice_signal`.
+    shells
+        From :func:`prepare_shells`.
+    start
+        (3, 3) rotation to climb from; without it every orientation is tried.
+    strain
+        Also free all nine elements of the reciprocal matrix.
+
+    Returns
+    -------
+    :class:`Orientation`; which of the 24 equivalents is not decided here.
+    """
+    power = np.abs(spectrum.reshape(-1)[shells._points]) ** 2 * window.reading_gain
+    noise = shells.noise(power)
+    inverse = 1 / np.maximum(noise, np.finfo(np.float32).tiny)
+    if start is None:
+        white = (power * inverse.reshape(-1)[shells._band]).astype(np.float32)
+        starts = _candidates(shells, white[shells._lookup].sum(axis=1))
+    else:
+        starts = np.asarray(start, float)[None]
+    g = np.einsum("kij,hj->khi", starts, shells.crystal)
+    weights = inverse[shells.family, _band(g)]
+    options = {"crystal": shells.crystal, "weights": weights}
+    # A few steps tell the candidates apart; only the best goes on to the top.
+    matrices, scores = climb(window, spectrum, starts, steps=4, **options)
+    best = np.argmax(scores, keepdims=True)
+    options["weights"] = weights[best]
+    matrices, scores = climb(window, spectrum, matrices[best], **options)
+    scale = float(np.cbrt(np.linalg.det(matrices[0])))
+    reciprocal = np.full((3, 3), np.nan)
+    if strain:
+        reciprocal = climb(window, spectrum, matrices, linear=True, steps=5, **options)[0][0]
+    return Orientation(matrices[0] / scale, float(scores[0]), scale, reciprocal)

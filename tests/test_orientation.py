@@ -1,0 +1,392 @@
+"""Orientation of dots whose lattice was turned by a known rotation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from orix.quaternion import Rotation
+from orix.vector import Vector3d
+
+from mesotomo_utils import lattice
+from mesotomo_utils.mapping import (
+    lattice_signal,
+    lattice_spots,
+    model_dot,
+    orientation,
+    orientation_errors,
+    orientation_search,
+)
+from mesotomo_utils.mapping.orientation import QUATERNION
+
+A_NM, VOXEL_NM, WINDOW_NM = 0.612, 0.09, 5.5
+SETTINGS = {"lattice_nm": A_NM, "window_nm": WINDOW_NM, "workers": 1}
+HERE = np.zeros((1, 3))
+TURN = lattice.axis_angle([1.0, -2.0, 0.7], np.deg2rad(31.0))
+
+
+def dot(R: np.ndarray, **options: object) -> np.ndarray:
+    """Volume with one dot at its centre."""
+    return model_dot.turned_dot(R, lattice_nm=A_NM, voxel_nm=VOXEL_NM, edge_nm=4.8, **options)
+
+
+def matrices(table: pd.DataFrame) -> np.ndarray:
+    return lattice.from_quaternions(table[QUATERNION].to_numpy())
+
+
+@pytest.fixture(scope="module")
+def clean() -> np.ndarray:
+    return dot(TURN)
+
+
+@pytest.fixture(scope="module")
+def oriented(clean: np.ndarray) -> pd.DataFrame:
+    return orientation.orient_dots(clean, VOXEL_NM, HERE, superlattice=TURN, control=True, **SETTINGS)
+
+
+# ------------------------------------------------------------------ known answers
+
+
+def test_a_turned_crystal_is_recovered(oriented: pd.DataFrame):
+    assert lattice.rotation_angle_deg(matrices(oriented)[0] @ TURN.T) < 0.05
+    assert oriented["lattice_nm"][0] == pytest.approx(A_NM, rel=1e-3)
+    cell = oriented.loc[0, ["a_nm", "b_nm", "c_nm"]].to_numpy(float)
+    assert cell == pytest.approx([A_NM] * 3, rel=1e-3)
+    assert oriented["lattice_snr"][0] > 50 * oriented["control_snr"][0]
+
+
+def test_any_orientation_is_found_without_a_guess():
+    q = np.random.default_rng(0).normal(size=(5, 4))
+    for R in lattice.from_quaternions(q):
+        table = orientation.orient_dots(dot(R), VOXEL_NM, HERE, **SETTINGS)
+        assert lattice.disorientation_deg(matrices(table)[0], R) < 0.05
+
+
+def test_noise_moves_the_answer_by_little():
+    volume = dot(TURN, noise=4.0, rng=np.random.default_rng(1))
+    table = orientation.orient_dots(volume, VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)
+    assert lattice.rotation_angle_deg(matrices(table)[0] @ TURN.T) < 0.25
+
+
+def test_a_strained_lattice_gives_three_parameters_along_its_own_axes():
+    volume = dot(TURN, stretch=[0.99, 1.0, 1.015])
+    table = orientation.orient_dots(volume, VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)
+    cell = table.loc[0, ["a_nm", "b_nm", "c_nm"]].to_numpy(float)
+    assert cell == pytest.approx(np.array([0.99, 1.0, 1.015]) * A_NM, rel=1e-3)
+    # Named after another choice of axes, the parameters go with them.
+    cyclic = TURN[:, [2, 0, 1]]
+    again = orientation.orient_dots(volume, VOXEL_NM, HERE, superlattice=cyclic, **SETTINGS)
+    assert again.loc[0, ["b_nm", "c_nm", "a_nm"]].to_numpy(float) == pytest.approx(cell, rel=1e-6)
+
+
+def test_neighbours_turned_otherwise_stay_out():
+    other = lattice.axis_angle([0, 1, 1], np.deg2rad(12.0)) @ TURN
+    positions, cation = model_dot.rocksalt_dot(lattice_nm=A_NM, edge_nm=4.8)
+    weights = np.where(cation, 4.5, 1.0)
+    sites = 5.8 * np.array([[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, 0, -1]])
+    atoms = [positions @ (other if k else TURN).T + TURN @ site for k, site in enumerate(sites)]
+    volume = model_dot.blobs(
+        np.concatenate(atoms),
+        np.tile(weights, len(sites)),
+        shape=(81, 81, 81),
+        voxel_nm=VOXEL_NM,
+        sigma_nm=0.09,
+    )
+    table = orientation.orient_dots(volume, VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)
+    assert lattice.rotation_angle_deg(matrices(table)[0] @ TURN.T) < 0.1
+
+
+# ------------------------------------------------------------------ laws
+
+
+def test_turning_the_volume_turns_the_answer(clean: np.ndarray, oriented: pd.DataFrame):
+    # [z, y, x] turned from x towards y, by the right hand about z.
+    turned = np.rot90(clean, axes=(2, 1))
+    quarter = lattice.axis_angle([0, 0, 1], np.pi / 2)
+    table = orientation.orient_dots(turned, VOXEL_NM, HERE, superlattice=quarter @ TURN, **SETTINGS)
+    expected = quarter @ matrices(oriented)[0]
+    assert lattice.rotation_angle_deg(matrices(table)[0] @ expected.T) < 0.02
+
+
+def test_a_mirrored_volume_is_another_crystal(clean: np.ndarray):
+    # A cubic crystal is its own mirror image, but not in the same place: x -> -x takes R to M R M.
+    mirror = np.diag([-1.0, 1.0, 1.0])
+    table = orientation.orient_dots(clean[:, :, ::-1], VOXEL_NM, HERE, **SETTINGS)
+    found = matrices(table)[0]
+    assert lattice.disorientation_deg(found, mirror @ TURN @ mirror) < 0.05
+    assert lattice.disorientation_deg(found, TURN) > 5
+
+
+def test_shift_and_scale_of_the_density_change_nothing(clean: np.ndarray, oriented: pd.DataFrame):
+    table = orientation.orient_dots(3.0 * clean + 7.0, VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)
+    assert lattice.rotation_angle_deg(matrices(table)[0] @ matrices(oriented)[0].T) < 1e-3
+    assert table["lattice_snr"][0] == pytest.approx(oriented["lattice_snr"][0], rel=1e-2)
+
+
+def test_dots_are_found_at_their_centres_and_one_by_one(clean: np.ndarray):
+    other = lattice.axis_angle([3, 1, 0], np.deg2rad(14.0))
+    volume = np.concatenate([clean, dot(other)], axis=2)
+    n = clean.shape[0]
+    centres = np.array([[-(n / 2), 0, 0], [n / 2, 0, 0]]) * VOXEL_NM
+    table = orientation.orient_dots(volume, VOXEL_NM, centres, **SETTINGS)
+    assert (lattice.disorientation_deg(matrices(table), np.stack([TURN, other])) < 0.1).all()
+    swapped = orientation.orient_dots(volume, VOXEL_NM, centres[::-1], **SETTINGS)
+    pd.testing.assert_frame_equal(swapped[::-1].reset_index(drop=True), table)
+
+
+def test_the_equivalent_follows_the_superlattice(clean: np.ndarray):
+    for operation in lattice.cubic_rotations()[[0, 7, 20]]:
+        V = TURN @ operation
+        table = orientation.orient_dots(clean, VOXEL_NM, HERE, superlattice=V, **SETTINGS)
+        assert lattice.rotation_angle_deg(matrices(table)[0] @ V.T) < 0.05
+
+
+def test_a_start_is_refined_to_the_same_answer(clean: np.ndarray, oriented: pd.DataFrame):
+    start = (lattice.axis_angle([1, 1, 0], np.deg2rad(1.0)) @ TURN)[None]
+    table = orientation.orient_dots(clean, VOXEL_NM, HERE, start=start, superlattice=TURN, **SETTINGS)
+    assert lattice.rotation_angle_deg(matrices(table)[0] @ matrices(oriented)[0].T) < 1e-3
+
+
+def test_an_array_read_piece_by_piece_gives_the_same(clean: np.ndarray, oriented: pd.DataFrame):
+    zarr = pytest.importorskip("zarr")
+    stored = zarr.array(clean, chunks=(32, 32, 32))
+    table = orientation.orient_dots(stored, VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)
+    pd.testing.assert_frame_equal(table, oriented.drop(columns="control_snr"))
+
+
+# ------------------------------------------------------------------ when not to trust it
+
+
+def test_noise_is_not_accepted():
+    rng = np.random.default_rng(0)
+    volume = rng.standard_normal((75, 75, 75)).astype(np.float32)
+    centres = rng.uniform(-0.5, 0.5, size=(12, 3))
+    table = orientation.orient_dots(volume, VOXEL_NM, centres, control=True, **SETTINGS)
+    assert table["qw"].isna().all()
+    assert table["lattice_snr"].between(1.5, 3.5).all()
+    assert orientation.lattice_visible(table)[0] is False
+
+
+@pytest.mark.slow
+def test_one_in_a_hundred_cubes_of_noise_is_accepted():
+    rng = np.random.default_rng(5)
+    threshold = orientation.snr_threshold(voxel_nm=VOXEL_NM, lattice_nm=A_NM, window_nm=WINDOW_NM)
+    snr = [
+        orientation.orient_dots(rng.standard_normal((63, 63, 63)).astype(np.float32), VOXEL_NM, HERE, **SETTINGS)[
+            "lattice_snr"
+        ][0]
+        for _ in range(80)
+    ]
+    assert np.mean(np.array(snr) > threshold) <= 0.05
+    # The threshold is no larger than it need be.
+    assert np.max(snr) > threshold - 0.5
+
+
+def test_an_empty_place_gives_no_orientation(clean: np.ndarray):
+    centres = np.array([[0.0, 0.0, 100.0]])
+    table = orientation.orient_dots(clean, VOXEL_NM, centres, control=True, **SETTINGS)
+    assert table["qw"].isna().all()
+    assert table["lattice_snr"][0] == 0
+
+
+def test_visibility_counts_the_accepted_dots():
+    table = pd.DataFrame({"qw": [1.0] * 2 + [np.nan] * 8})
+    assert orientation.lattice_visible(table) == (True, "")
+    answer, reason = orientation.lattice_visible(table.iloc[1:])
+    assert not answer
+    assert "1 of 9" in reason
+    assert not orientation.lattice_visible(table.iloc[:0])[0]
+    assert not orientation.lattice_visible(orientation.without_lattice(4))[0]
+
+
+@pytest.mark.parametrize(
+    ("lattice_nm", "voxel_nm", "seen"),
+    [(A_NM, 0.07, True), (A_NM, 0.15, True), (A_NM, 0.16, False), (None, 0.07, False)],
+)
+def test_voxels_must_carry_the_lattice(lattice_nm, voxel_nm, seen):
+    answer, reason = orientation.visible_in_principle(lattice_nm, voxel_nm)
+    assert answer is seen
+    assert bool(reason) is not seen
+
+
+def test_coarse_voxels_use_the_reflections_they_carry():
+    families = orientation_search.visible_reflections(A_NM, 0.12)["family"].unique()
+    assert list(families) == ["111", "200"]
+    volume = model_dot.turned_dot(TURN, lattice_nm=A_NM, voxel_nm=0.12, edge_nm=4.8)
+    table = orientation.orient_dots(volume, 0.12, HERE, superlattice=TURN, **SETTINGS)
+    assert lattice.rotation_angle_deg(matrices(table)[0] @ TURN.T) < 0.2
+
+
+# ------------------------------------------------------------------ the transform
+
+
+def test_the_transform_equals_a_direct_sum(clean: np.ndarray):
+    window = lattice_signal.prepare_window(voxel_nm=VOXEL_NM, window_nm=4.0, g_max_per_nm=5.2)
+    cube = lattice_signal.cut_cube(clean, VOXEL_NM, np.zeros(3), window.n)
+    hkl = lattice.reflections(A_NM)[["h", "k", "l"]].to_numpy()
+    g = hkl / A_NM @ TURN.T + np.random.default_rng(0).normal(scale=0.08, size=hkl.shape)
+
+    def direct(points: np.ndarray) -> np.ndarray:
+        x = (np.arange(window.n) - window.n // 2) * VOXEL_NM
+        density = (cube - np.average(cube, weights=window.window)) * window.window
+        waves = np.exp(-2j * np.pi * points[:, :, None] * x)
+        F = np.einsum("zyx,mx,my,mz->m", density, *waves.transpose(1, 0, 2), optimize=True)
+        return np.abs(F) ** 2
+
+    spectrum = lattice_signal.transform(window, cube)
+    power, gradient, curvature = lattice_signal.read_power(window, spectrum, g)
+    assert power == pytest.approx(direct(g), abs=5e-4 * direct(g).max())
+    h = 1e-4
+    for axis in range(3):
+        step = h * np.eye(3)[axis]
+        slope = (direct(g + step) - direct(g - step)) / (2 * h)
+        assert gradient[:, axis] == pytest.approx(slope, abs=1e-3 * np.abs(slope).max())
+        behind, ahead = (lattice_signal.read_power(window, spectrum, g + s)[1] for s in (-step, step))
+        bend = (ahead - behind) / (2 * h)
+        assert curvature[:, axis] == pytest.approx(bend, abs=1e-3 * np.abs(bend).max())
+
+
+def test_the_rotation_grid_covers_every_orientation():
+    grid = orientation_search.rotation_grid(8.0)
+    q = np.random.default_rng(0).normal(size=(60, 4))
+    nearest = [lattice.disorientation_deg(grid, R).min() for R in lattice.from_quaternions(q)]
+    assert max(nearest) < 8.0
+    assert len(grid) == pytest.approx(np.pi**2 / 3 / np.deg2rad(8.0) ** 3, rel=0.03)
+
+
+def test_joint_fit_and_kabsch_agree(clean: np.ndarray):
+    R, spots, planes, extent = lattice_spots.inspect_dot(
+        clean, VOXEL_NM, np.zeros(3), lattice_nm=A_NM, window_nm=WINDOW_NM, superlattice=TURN
+    )
+    assert lattice.rotation_angle_deg(lattice_spots.triad_from_spots(spots) @ R.T) < 0.05
+    assert spots["offset_voxels"].max() < 0.05
+    in_planes = lattice_spots.spots_in_planes(R, spots)
+    assert in_planes.groupby("plane").size().to_dict() == {"(001)": 8, "(-110)": 8}
+    for spot in in_planes.itertuples():
+        picture = planes[spot.plane]
+        axis = np.linspace(-extent, extent, len(picture))
+        row, column = (np.abs(axis - x).argmin() for x in (spot.v_per_nm, spot.u_per_nm))
+        assert picture[row, column] > np.nanmedian(picture) + 1
+
+
+# ------------------------------------------------------------------ errors from half sets
+
+
+def test_half_sets_give_the_true_error():
+    rng = np.random.default_rng(3)
+    clean, noise, n = dot(TURN), 6.0, 12
+    volumes = {name: [] for name in ("all", "even", "odd")}
+    for _ in range(n):
+        even, odd = (
+            clean + noise * clean.std() * rng.standard_normal(clean.shape).astype(np.float32) for _ in range(2)
+        )
+        for name, volume in zip(volumes, ((even + odd) / 2, even, odd), strict=True):
+            volumes[name].append(volume)
+    joined = {name: np.concatenate(parts, axis=0) for name, parts in volumes.items()}
+    edge = clean.shape[0] * VOXEL_NM
+    centres = np.zeros((n, 3))
+    centres[:, 2] = (np.arange(n) - (n - 1) / 2) * edge
+    table = orientation.orient_dots(joined["all"], VOXEL_NM, centres, superlattice=TURN, **SETTINGS)
+    errors, common = orientation_errors.half_set_sigmas(
+        joined["even"], joined["odd"], VOXEL_NM, centres, table, superlattice=TURN, **SETTINGS
+    )
+    true = lattice.rotation_angle_deg(matrices(table) @ TURN.T)
+    ratio = np.sqrt(np.mean(true**2)) / errors["sigma_deg"].median()
+    assert 0.6 < ratio < 1.6
+    assert np.abs(common).max() < 0.3
+    found = orientation_errors.summary(table, errors, common)
+    assert found["n"] == n
+    assert found["a_nm"][0] == pytest.approx(A_NM, rel=2e-3)
+
+
+def test_a_turn_common_to_all_dots_is_no_error():
+    rng = np.random.default_rng(0)
+    R = lattice.from_rotation_vectors(rng.normal(scale=0.1, size=(30, 3)))
+    frame = lattice.axis_angle([0, 0, 1], np.deg2rad(2.0))
+    even, odd = (pd.DataFrame(lattice.to_quaternions(M), columns=QUATERNION) for M in (R, frame @ R))
+    odd.loc[4] = np.nan
+    turns, common = orientation_errors.half_set_turns(even, odd)
+    assert common == pytest.approx([0, 0, 2.0], abs=1e-6)
+    assert np.abs(np.delete(turns, 4, axis=0)).max() < 1e-6
+    assert np.isnan(turns[4]).all()
+
+
+def test_the_noise_model_learns_scale_and_slope():
+    rng = np.random.default_rng(0)
+    snr = np.geomspace(5, 500, 400)
+    sigma = 2.0 * snr**-0.5
+    turns = rng.normal(size=(400, 3)) * (2 * sigma / np.sqrt(3))[:, None]
+    turns[::50] *= 20  # lost dots must not set the scale
+    found = orientation_errors.noise_model_deg(turns, snr)
+    assert found == pytest.approx(sigma, rel=0.2)
+    assert np.isnan(orientation_errors.noise_model_deg(turns[:4], snr[:4])).all()
+
+
+# ------------------------------------------------------------------ orix, projection, messages
+
+
+def test_export_to_orix_keeps_the_directions(oriented: pd.DataFrame):
+    table = pd.concat([oriented, oriented * np.nan], ignore_index=True)
+    centres = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    xmap = orientation.to_crystal_map(centres, table, name="PbSe", lattice_nm=A_NM)
+    assert xmap.phases[0].point_group.name == "m-3m"
+    assert list(xmap.is_indexed) == [True, False]
+    assert xmap.prop["z"] == pytest.approx(centres[:, 2])
+    c_axis = Vector3d(matrices(oriented)[0][:, 2])
+    stored = Rotation(xmap.rotations.data[0])
+    assert (stored * c_axis).data[0] == pytest.approx([0, 0, 1], abs=1e-6)
+
+
+def test_axes_lean_towards_the_axes_they_lean_towards():
+    lean = lattice.axis_angle([0, 0, 1], np.deg2rad(3.0))  # a towards b, b away from a
+    found = orientation.axis_deviations_deg(np.stack([lean, lean.T]))
+    assert found["a"] == pytest.approx(np.array([[3.0, 0], [-3.0, 0]]), abs=1e-9)
+    assert found["b"] == pytest.approx(np.array([[0, -3.0], [0, 3.0]]), abs=1e-9)
+    assert found["c"] == pytest.approx(np.zeros((2, 2)), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"volume": np.zeros((4, 4))}, "z, y, x"),
+        ({"centres_nm": np.zeros((2, 2))}, r"\(N, 3\)"),
+        ({"centres_nm": np.array([[0, 0, 0], [0, np.nan, 0]])}, "row 1"),
+        ({"start": np.zeros((2, 3, 3))}, r"\(1, 3, 3\)"),
+        ({"voxel_nm": 0.2}, "under two voxels"),
+        ({"window_nm": 0.5}, "eight voxels"),
+    ],
+)
+def test_wrong_input_is_named(clean: np.ndarray, change: dict, message: str):
+    arguments = {"volume": clean, "voxel_nm": VOXEL_NM, "centres_nm": HERE} | SETTINGS | change
+    with pytest.raises(ValueError, match=message):
+        orientation.orient_dots(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: orientation.default_window_nm(0.0), "diameter_nm"),
+        (
+            lambda: lattice_signal.prepare_window(voxel_nm=0.2, window_nm=5, g_max_per_nm=4.6),
+            "Nyquist",
+        ),
+        (lambda: orientation_errors.noise_model_deg(np.zeros((3, 3)), np.ones(4)), "3 turns and 4"),
+        (
+            lambda: orientation_errors.half_set_sigmas(
+                None, None, 0.1, HERE, orientation.without_lattice(2), lattice_nm=1, window_nm=1
+            ),
+            "2 rows for 1",
+        ),
+        (
+            lambda: model_dot.turned_dot(TURN, lattice_nm=A_NM, voxel_nm=0.1, edge_nm=2.0, noise=1.0),
+            "rng",
+        ),
+    ],
+)
+def test_more_wrong_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_cube_of_another_size_is_refused():
+    window = lattice_signal.prepare_window(voxel_nm=0.1, window_nm=3.0, g_max_per_nm=4.6)
+    with pytest.raises(ValueError, match=r"\(3, 3, 3\)"):
+        lattice_signal.transform(window, np.zeros((3, 3, 3)))
