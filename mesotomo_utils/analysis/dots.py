@@ -19,10 +19,7 @@ def require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
     """Raise a ValueError that names the table and the columns it lacks."""
     absent = [column for column in columns if column not in table.columns]
     if absent:
-        raise ValueError(
-            f"{name}: column {', '.join(absent)} is missing; "
-            f"it has {', '.join(map(str, table.columns))}"
-        )
+        raise ValueError(f"{name}: column {', '.join(absent)} is missing; it has {', '.join(map(str, table.columns))}")
 
 
 def join(centres: pd.DataFrame, orientations: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -97,6 +94,26 @@ def rotations(dots: pd.DataFrame, cell: np.ndarray) -> np.ndarray:
         given = lattice.from_quaternions(quaternions[known])
         matrices[known] = lattice.nearest_equivalent(given, cell)
     return matrices
+
+
+def mean_cell(superlattice: dict) -> np.ndarray:
+    """(3, 3) cell of the largest grain, columns A, B, C in the lab frame, nm.
+
+    Parameters
+    ----------
+    superlattice
+        Content of ``superlattice.json``.
+
+    Raises
+    ------
+    ValueError
+        There is no grain.
+    """
+    grains = superlattice.get("grains", [])
+    if not grains:
+        raise ValueError("superlattice.json: it has no grain; step 02 could not index the dots")
+    largest = max(grains, key=lambda grain: grain["n_dots"])
+    return np.column_stack([np.array(largest[name], float) for name in "ABC"])
 
 
 def positions(dots: pd.DataFrame) -> np.ndarray:

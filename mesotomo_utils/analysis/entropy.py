@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from mesotomo_utils.analysis import layers, neighbours, statistics
+from mesotomo_utils.analysis import layers, moments, neighbours, statistics
 from mesotomo_utils.analysis.statistics import Estimate
 
 
@@ -79,9 +79,7 @@ def entropy(rotations: np.ndarray, sigma_deg: np.ndarray | None = None) -> float
         raise ValueError("rotations: expected at least one orientation, found none")
     if not np.isfinite(rotations).all():
         row = int(np.flatnonzero(~np.isfinite(rotations).all((1, 2)))[0])
-        raise ValueError(
-            f"rotations: row {row} is not finite; leave out dots without an orientation"
-        )
+        raise ValueError(f"rotations: row {row} is not finite; leave out dots without an orientation")
     moment = orientation_moment(rotations)
     if sigma_deg is not None:
         moment = without_noise(moment, sigma_deg)
@@ -133,10 +131,8 @@ def layer_entropy(
     """
     n = len(rotations)
     if n < 5 or n_equal < 2:
-        return dict.fromkeys(
-            ("clean", "raw", "pearson"), statistics.missing(f"only {n} dots with an orientation", n)
-        )
-    known = np.isfinite(statistics.noise_variance(sigma_deg))
+        return dict.fromkeys(("clean", "raw", "pearson"), statistics.missing(f"only {n} dots with an orientation", n))
+    known = np.isfinite(moments.noise_variance(sigma_deg))
 
     def forms(rows: np.ndarray) -> np.ndarray:
         picked = rotations[rows]
@@ -178,9 +174,7 @@ def interior_maximum(profile: np.ndarray) -> dict:
     if len(profile) < 3:
         raise ValueError(f"profile: expected at least three layers, found {len(profile)}")
     if not np.isfinite(profile).all():
-        raise ValueError(
-            f"profile: layer {int(np.flatnonzero(~np.isfinite(profile))[0]) + 1} has no value"
-        )
+        raise ValueError(f"profile: layer {int(np.flatnonzero(~np.isfinite(profile))[0]) + 1} has no value")
     # only which two layers lie at the surface matters
     pairs = np.array(list(itertools.combinations(range(len(profile)), 2)))
     surface = profile[pairs].mean(1)
@@ -238,12 +232,8 @@ def abrupt_against_gradual(
     first is the more abrupt. The intervals are percentiles over draws of the layers from their
     errors.
     """
-    if len(abrupt) < 4 or not all(
-        map(np.all, map(np.isfinite, (abrupt, abrupt_sigma, gradual, gradual_sigma)))
-    ):
-        gone = statistics.missing(
-            "needs at least four layers with a value and an error each", len(abrupt)
-        )
+    if len(abrupt) < 4 or not all(map(np.all, map(np.isfinite, (abrupt, abrupt_sigma, gradual, gradual_sigma)))):
+        gone = statistics.missing("needs at least four layers with a value and an error each", len(abrupt))
         return {"abrupt": gone, "gradual": gone, "difference": gone}
     shares = {}
     for name, value, sigma in (
@@ -252,13 +242,9 @@ def abrupt_against_gradual(
     ):
         drawn = step_share(rng.normal(value, sigma, (n_draws, len(value))))
         shares[name] = (float(step_share(np.asarray(value))), drawn)
-    shares["difference"] = tuple(
-        x - y for x, y in zip(shares["abrupt"], shares["gradual"], strict=True)
-    )
+    shares["difference"] = tuple(x - y for x, y in zip(shares["abrupt"], shares["gradual"], strict=True))
     return {
-        name: Estimate(
-            value, float(np.nanstd(drawn)), *np.nanquantile(drawn, [0.025, 0.975]), len(abrupt)
-        )
+        name: Estimate(value, float(np.nanstd(drawn)), *np.nanquantile(drawn, [0.025, 0.975]), len(abrupt))
         for name, (value, drawn) in shares.items()
     }
 
@@ -275,9 +261,7 @@ def correlation(x: np.ndarray, y: np.ndarray) -> Estimate:
     both = np.isfinite(x) & np.isfinite(y)
     n = int(both.sum())
     if n < 3 or np.ptp(x[both]) == 0 or np.ptp(y[both]) == 0:
-        return statistics.missing(
-            f"only {n} layers with both values, or no difference between them", n
-        )
+        return statistics.missing(f"only {n} layers with both values, or no difference between them", n)
     r = float(np.corrcoef(x[both], y[both])[0, 1])
     if n < 4:
         return Estimate(r, n=n)

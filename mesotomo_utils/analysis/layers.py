@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.analysis import statistics
+from mesotomo_utils.analysis import moments, statistics
 from mesotomo_utils.analysis.statistics import Estimate
 
 
@@ -37,13 +37,13 @@ def layer_orientations(
     -------
     DataFrame with ``layer, n_oriented, qw, qx, qy, qz`` of the mean; ``roll_deg`` (about an axis
     in the film plane) and ``turn_deg`` (about the film normal, counterclockwise from above) from
-    the mean of all; ``roll_a, roll_b, roll_c``, the rotation vector in the crystal frame in
+    the mean of all; ``roll_signed_deg``, the part of the roll about the axis common to the layers; ``roll_a, roll_b, roll_c``, the rotation vector in the crystal frame in
     degrees; ``spread_deg``, the rms misorientation within the layer without noise;
     ``c_to_normal_deg``, rms angle of c to the film normal without noise, and
     ``c_mean_to_normal_deg``, that of the mean c axis.
     """
     known = np.isfinite(rotations).all((1, 2))
-    overall = lattice.mean_rotation(rotations[known])
+    overall = lattice.mean_rotation(rotations[known]) if known.any() else None
     normal = frame[:, 2]
     table = []
     for number in np.unique(layer):
@@ -51,13 +51,11 @@ def layer_orientations(
         record: dict = {"layer": int(number), "n_oriented": len(rows)}
         if len(rows):
             mean = lattice.mean_rotation(rotations[rows])
-            record |= dict(
-                zip(("qw", "qx", "qy", "qz"), lattice.to_quaternions(mean[None])[0], strict=True)
-            )
+            record |= dict(zip(("qw", "qx", "qy", "qz"), lattice.to_quaternions(mean[None])[0], strict=True))
             record |= roll_and_turn(overall, mean, normal)
             record["c_mean_to_normal_deg"] = _angle_deg(mean[:, 2] @ normal)
         if len(rows) > 2:
-            noise = np.nan if sigma_deg is None else statistics.noise_variance(sigma_deg[rows])
+            noise = np.nan if sigma_deg is None else moments.noise_variance(sigma_deg[rows])
             theta = lattice.rotation_angle_deg(mean.T @ rotations[rows])
             tilt = _angle_deg(rotations[rows, :, 2] @ normal)
             spread = np.sum(theta**2) / (len(rows) - 1) - noise
@@ -66,7 +64,31 @@ def layer_orientations(
             record["c_to_normal_deg"] = np.sqrt(np.maximum(np.mean(tilt**2) - 2 / 3 * noise, 0.0))
             record["c_to_normal_raw_deg"] = np.sqrt(np.mean(tilt**2))
         table.append(record)
-    return pd.DataFrame(table)
+    names = ["qw", "qx", "qy", "qz", "roll_deg", "turn_deg", "roll_a", "roll_b", "roll_c"]
+    names += ["roll_signed_deg"]
+    names += ["spread_deg", "c_to_normal_deg", "c_to_normal_raw_deg", "c_mean_to_normal_deg"]
+    result = pd.DataFrame(table).reindex(columns=["layer", "n_oriented", *names])
+    if overall is not None:
+        vectors = result[["roll_a", "roll_b", "roll_c"]].to_numpy(float)
+        lab = vectors @ overall.T
+        flat = lab - np.outer(lab @ normal, normal)
+        good = np.isfinite(flat).all(1)
+        axis = np.linalg.svd(flat[good])[2][0]
+        # of the two signs the one with which the film rolls forward towards its middle
+        axis = axis * (np.sign(np.nanmean(flat[1:-1] @ axis)) or 1.0)
+        result["roll_signed_deg"] = flat @ axis
+    return result
+
+
+def from_layer_mean(rotations: np.ndarray, layer: np.ndarray) -> np.ndarray:
+    """(N,) angle of each orientation to the mean of its layer, degrees; NaN where not known."""
+    angle = np.full(len(rotations), np.nan)
+    known = np.isfinite(rotations).all((1, 2))
+    for number in np.unique(layer[known]):
+        rows = np.flatnonzero((layer == number) & known)
+        mean = lattice.mean_rotation(rotations[rows])
+        angle[rows] = lattice.rotation_angle_deg(mean.T @ rotations[rows])
+    return angle
 
 
 def _angle_deg(cosine):
@@ -137,13 +159,9 @@ def layer_roll(
     used = np.flatnonzero(groups[0] | groups[1])
     found = roll(used)
     n_blocks = np.unique(blocks[used]).size
-    replicates = statistics.bootstrap(
-        lambda rows: roll(used[rows]), blocks[used], n_resamples=n_resamples, rng=rng
-    )
+    replicates = statistics.bootstrap(lambda rows: roll(used[rows]), blocks[used], n_resamples=n_resamples, rng=rng)
     estimates = [
-        statistics.interval(
-            found[c], replicates[:, c], n_blocks=n_blocks, n=len(used), bounds=bounds
-        )
+        statistics.interval(found[c], replicates[:, c], n_blocks=n_blocks, n=len(used), bounds=bounds)
         for c, bounds in ((0, (0.0, 180.0)), (1, (-180.0, 180.0)))
     ]
     return {
@@ -175,7 +193,7 @@ def within_to_global(
     numbers, group = np.unique(layer[known], return_inverse=True)
     if len(known) < 5 or len(known) <= len(numbers):
         return statistics.missing("too few dots with an orientation", len(known))
-    noise = statistics.noise_variance(sigma_deg[known])
+    noise = moments.noise_variance(sigma_deg[known])
     if not np.isfinite(noise):
         return statistics.missing("the errors of the orientations are unknown", len(known))
     matrices = rotations[known]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from mesotomo_utils.analysis import statistics
+from mesotomo_utils.analysis import moments, statistics
 from mesotomo_utils.analysis.statistics import FWHM_PER_SD, WIDTH_95_PER_SD, Estimate
 
 SMALLEST_LAYER = 5
@@ -77,7 +77,7 @@ def layer_widths(
             raw = clean = statistics.missing(f"only {n} dots in the layer", n)
         else:
             residual = values_nm[rows] - plane_values(values_nm[rows], design[rows])
-            noise = np.sqrt(statistics.noise_variance(sigma_nm[rows])) * FWHM_PER_SD
+            noise = np.sqrt(moments.noise_variance(sigma_nm[rows])) * FWHM_PER_SD
             raw = _width(residual, spare, blocks[rows], n_resamples, rng)
             clean = statistics.remove_noise(raw, noise)
         counts.append(n)
@@ -154,9 +154,7 @@ def direction_angles(vectors: np.ndarray, frame: np.ndarray) -> np.ndarray:
     return np.degrees(np.column_stack([azimuth, elevation - mean_elevation]))
 
 
-def direction_table(
-    first: np.ndarray, second: np.ndarray, *, frame: np.ndarray, layer: np.ndarray
-) -> pd.DataFrame:
+def direction_table(first: np.ndarray, second: np.ndarray, *, frame: np.ndarray, layer: np.ndarray) -> pd.DataFrame:
     """Azimuth and elevation of two directions of every dot, and their stereographic projection.
 
     Parameters
@@ -280,3 +278,55 @@ def neighbour_directions(xyz_nm: np.ndarray, pairs: pd.DataFrame, axis: str) -> 
     steps = xyz_nm[second] - xyz_nm[first]
     result[first] = steps / np.linalg.norm(steps, axis=1, keepdims=True)
     return result
+
+
+def spread_summary(spread: dict[str, dict]) -> pd.DataFrame:
+    """Lay the spreads of `direction_spread` out as a table.
+
+    Parameters
+    ----------
+    spread
+        What `direction_spread` returned, by kind (AL, SL).
+
+    Returns
+    -------
+    DataFrame ``kind, direction, width_95_clean_deg`` and the four measures of `widths`, which are
+    raw.
+    """
+    records = []
+    for kind, parts in spread.items():
+        for direction, part in parts.items():
+            measures = {name: value for name, value in part.items() if name not in ("raw", "clean")}
+            clean = {"width_95_clean_deg": part["clean"].value}
+            records.append({"kind": kind, "direction": direction} | clean | measures)
+    return pd.DataFrame(records)
+
+
+def spread_ratio(first: dict, second: dict) -> Estimate:
+    """Ratio of two total spreads, each the root of the squares in and out of the plane.
+
+    Parameters
+    ----------
+    first, second
+        What `direction_spread` returned.
+
+    Returns
+    -------
+    Estimate; errors of the parts are propagated in the logarithm.
+    """
+    totals, relative = [], []
+    for spread in (first, second):
+        parts = [spread[name]["clean"] for name in ("in_plane", "out_of_plane")]
+        gone = next((part for part in parts if not np.isfinite(part.value)), None)
+        if gone is not None:
+            return gone
+        total = np.hypot(parts[0].value, parts[1].value)
+        if total == 0:
+            return statistics.missing("no spread beyond the noise", parts[0].n)
+        error = np.hypot(*(part.value * part.sigma / total**2 for part in parts))
+        totals.append(total)
+        relative.append(error)
+    ratio, error = totals[0] / totals[1], np.hypot(*relative)
+    factor = np.exp(1.96 * error)
+    n = parts[0].n
+    return Estimate(float(ratio), float(ratio * error), float(ratio / factor), float(ratio * factor), n)

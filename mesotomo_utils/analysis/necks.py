@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mesotomo_utils.analysis import statistics
+from mesotomo_utils.analysis import moments, statistics
 from mesotomo_utils.analysis.dots import require
 from mesotomo_utils.analysis.statistics import Estimate
+
+COLUMNS = ["qd_1", "qd_2", "axis", "diameter_nm", "sigma_nm", "length_nm"]
+ENDS = ("", "_sigma", "_low", "_high")
+
+
+def none() -> pd.DataFrame:
+    """Return a table of necks without rows, for samples whose necks were not measured."""
+    return pd.DataFrame({name: pd.Series(dtype=float) for name in COLUMNS})
 
 
 def place(necks: pd.DataFrame, dots: pd.DataFrame) -> pd.DataFrame:
@@ -35,12 +43,10 @@ def place(necks: pd.DataFrame, dots: pd.DataFrame) -> pd.DataFrame:
     odd = ~necks["axis"].isin(list("ABC"))
     if odd.any():
         row = int(np.flatnonzero(odd)[0])
-        raise ValueError(
-            f"necks.csv: row {row} has axis {necks['axis'].iloc[row]!r}; expected A, B or C"
-        )
+        raise ValueError(f"necks.csv: row {row} has axis {necks['axis'].iloc[row]!r}; expected A, B or C")
     row_of = pd.Series(np.arange(len(dots)), index=dots["qd"])
     first, second = necks["qd_1"].map(row_of), necks["qd_2"].map(row_of)
-    both = (first.notna() & second.notna()).to_numpy()
+    both = (first.notna() & second.notna()).to_numpy(bool)
     pairs = necks[both].reset_index(drop=True)
     rows = np.column_stack([first[both], second[both]]).astype(int)
     layer, edge = dots["layer"].to_numpy(), dots["at_edge"].to_numpy(bool)
@@ -54,9 +60,7 @@ def place(necks: pd.DataFrame, dots: pd.DataFrame) -> pd.DataFrame:
     return pairs
 
 
-def connectivity(
-    pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 500, rng
-) -> Estimate:
+def connectivity(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 500, rng) -> Estimate:
     """Share of the neighbour pairs that a neck joins.
 
     Parameters
@@ -69,17 +73,11 @@ def connectivity(
     if pairs.empty:
         return statistics.missing("no neighbour pairs", 0)
     joined, own = pairs["joined"].to_numpy(float), blocks[pairs["row"]]
-    replicates = statistics.bootstrap(
-        lambda rows: joined[rows].mean(), own, n_resamples=n_resamples, rng=rng
-    )
-    return statistics.interval(
-        joined.mean(), replicates, n_blocks=np.unique(own).size, n=len(pairs), bounds=(0.0, 1.0)
-    )
+    replicates = statistics.bootstrap(lambda rows: joined[rows].mean(), own, n_resamples=n_resamples, rng=rng)
+    return statistics.interval(joined.mean(), replicates, n_blocks=np.unique(own).size, n=len(pairs), bounds=(0.0, 1.0))
 
 
-def diameters(
-    pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 500, rng
-) -> dict[str, Estimate]:
+def diameters(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 500, rng) -> dict[str, Estimate]:
     """Mean and standard deviation of the diameters of the necks that exist.
 
     Returns
@@ -97,16 +95,12 @@ def diameters(
     )  # fmt: skip
     n_blocks = np.unique(own).size
     mean = statistics.interval(value.mean(), replicates[:, 0], n_blocks=n_blocks, n=len(value))
-    raw = statistics.interval(
-        value.std(ddof=1), replicates[:, 1], n_blocks=n_blocks, n=len(value), log=True
-    )
-    noise = np.sqrt(statistics.noise_variance(joined["sigma_nm"]))
+    raw = statistics.interval(value.std(ddof=1), replicates[:, 1], n_blocks=n_blocks, n=len(value), log=True)
+    noise = np.sqrt(moments.noise_variance(joined["sigma_nm"]))
     return {"mean": mean, "sd_raw": raw, "sd": statistics.remove_noise(raw, noise)}
 
 
-def by_layer_and_axis(
-    pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 200, rng
-) -> pd.DataFrame:
+def by_layer_and_axis(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 200, rng) -> pd.DataFrame:
     """Connectivity and diameters for every layer and direction, and for every layer as a whole.
 
     Returns
@@ -115,6 +109,8 @@ def by_layer_and_axis(
     diameter_sd_nm`` (raw), the first and the second of these with ``_sigma, _low, _high``.
     C pairs join a layer to the one above and are listed with the lower of the two.
     """
+    names = [f"{n}{end}" for n in ("connectivity", "diameter_mean_nm") for end in ENDS]
+    names = ["layer", "axis", "n_pairs", "n_necks", *names, "diameter_sd_nm"]
     records = []
     for number in np.unique(pairs["layer"]):
         for axis in ("A", "B", "C", "all"):
@@ -126,17 +122,13 @@ def by_layer_and_axis(
             record = {"layer": int(number), "axis": axis, "n_pairs": len(chosen)}
             record["n_necks"] = int(chosen["joined"].sum())
             for name, found in (("connectivity", share), ("diameter_mean_nm", width["mean"])):
-                record |= {
-                    key: value[0] for key, value in statistics.columns(name, [found]).items()
-                }
+                record |= {key: value[0] for key, value in statistics.columns(name, [found]).items()}
             record["diameter_sd_nm"] = width["sd_raw"].value
             records.append(record)
-    return pd.DataFrame(records)
+    return pd.DataFrame(records, columns=names)
 
 
-def slope(
-    pairs: pd.DataFrame, first: int, last: int, blocks: np.ndarray, *, n_resamples: int = 500, rng
-) -> Estimate:
+def slope(pairs: pd.DataFrame, first: int, last: int, blocks: np.ndarray, *, n_resamples: int = 500, rng) -> Estimate:
     """Change of the neck diameter from layer to layer, nm per layer.
 
     Parameters
@@ -164,6 +156,4 @@ def slope(
         return float(x @ y / (x @ x)) if x @ x > 0 else np.nan
 
     replicates = statistics.bootstrap(fitted, own, n_resamples=n_resamples, rng=rng)
-    return statistics.interval(
-        fitted(np.arange(len(value))), replicates, n_blocks=np.unique(own).size, n=len(value)
-    )
+    return statistics.interval(fitted(np.arange(len(value))), replicates, n_blocks=np.unique(own).size, n=len(value))

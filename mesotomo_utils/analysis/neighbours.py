@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.analysis import statistics
+from mesotomo_utils.analysis import moments, statistics
 from mesotomo_utils.analysis.statistics import Estimate
 
 DELTA = ["delta_a_deg", "delta_b_deg", "delta_c_deg"]
@@ -63,9 +63,7 @@ def pair_table(rotations: np.ndarray, pairs: pd.DataFrame, sigma_deg: np.ndarray
         Orientations and errors differ in number (both are named).
     """
     if len(rotations) != len(sigma_deg):
-        raise ValueError(
-            f"rotations and sigma_deg have different lengths: {len(rotations)} and {len(sigma_deg)}"
-        )
+        raise ValueError(f"rotations and sigma_deg have different lengths: {len(rotations)} and {len(sigma_deg)}")
     delta = relative_rotations(rotations, pairs)
     known = np.isfinite(delta).all(1)
     table = pairs[known].reset_index(drop=True)
@@ -132,9 +130,7 @@ def axis_angles(axis: np.ndarray) -> dict[str, float]:
         name: float(lattice.direction_angle_deg(np.asarray(axis), np.array(reference)))
         for name, reference in REFERENCE_AXES.items()
     }
-    return angles | {
-        "<120>": min(float(lattice.direction_angle_deg(np.asarray(axis), f)) for f in family)
-    }
+    return angles | {"<120>": min(float(lattice.direction_angle_deg(np.asarray(axis), f)) for f in family)}
 
 
 def axis_and_variance(
@@ -163,7 +159,7 @@ def axis_and_variance(
         return {"axis": none, "axis_raw": none, "axis_scatter_deg": np.nan} | dict.fromkeys(
             ("variance", "variance_raw", "angle_120", "angle_110", "angle_family"), gone
         )
-    noise = statistics.noise_variance(table["sigma_deg"])
+    noise = moments.noise_variance(table["sigma_deg"])
     own = blocks[table["row_1"]]
     products = np.einsum("pi,pj->pij", delta, delta)
     off = np.eye(3) * (noise if np.isfinite(noise) else 0.0) / 3.0
@@ -198,7 +194,7 @@ def model_twist(moment: np.ndarray, axis: int) -> float:
     """Mean |ξ·e| of normally distributed δ with a given second moment, e the axis numbered 0 to
     2.
     """
-    vectors = statistics.normal_vectors(moment)
+    vectors = moments.normal_vectors(moment)
     lengths = np.linalg.norm(vectors, axis=1)
     if lengths.max() < 1e-9:
         return np.nan
@@ -230,12 +226,10 @@ def twist(
     """
     chosen = table[table["axis"] == axis]
     if len(chosen) < 10:
-        gone = statistics.missing(
-            f"only {len(chosen)} {axis} pairs with two orientations", len(chosen)
-        )
+        gone = statistics.missing(f"only {len(chosen)} {axis} pairs with two orientations", len(chosen))
         return {"raw": gone, "clean": gone}
     delta, value = chosen[DELTA].to_numpy(float), chosen["twist"].to_numpy(float)
-    noise = statistics.noise_variance(chosen["sigma_deg"])
+    noise = moments.noise_variance(chosen["sigma_deg"])
     own, number = blocks[chosen["row_1"]], "ABC".index(axis)
 
     def mean_twist(rows: np.ndarray) -> np.ndarray:
@@ -251,16 +245,10 @@ def twist(
     everything = mean_twist(np.arange(len(delta)))
     replicates = statistics.bootstrap(mean_twist, own, n_resamples=n_resamples, rng=rng)
     common = {"n_blocks": np.unique(own).size, "n": len(delta), "bounds": (0.0, 1.0)}
-    reason = (
-        "no misorientation" if np.isfinite(noise) else "the errors of the orientations are unknown"
-    )
+    reason = "no misorientation" if np.isfinite(noise) else "the errors of the orientations are unknown"
     return {
-        "raw": statistics.interval(
-            everything[0], replicates[:, 0], reason="no misorientation", **common
-        ),
-        "clean": statistics.interval(
-            np.clip(everything[1], 0, 1), replicates[:, 1], reason=reason, **common
-        ),
+        "raw": statistics.interval(everything[0], replicates[:, 0], reason="no misorientation", **common),
+        "clean": statistics.interval(np.clip(everything[1], 0, 1), replicates[:, 1], reason=reason, **common),
     }
 
 
@@ -282,16 +270,14 @@ def mean_angle(
     if len(delta) < 5:
         gone = statistics.missing(f"only {len(delta)} pairs with two orientations", len(delta))
         return dict.fromkeys(("mean_raw", "mean", "rms_raw", "rms"), gone)
-    noise = statistics.noise_variance(table["sigma_deg"])
+    noise = moments.noise_variance(table["sigma_deg"])
     theta, own = table["theta_deg"].to_numpy(float), blocks[table["row_1"]]
 
     def angles(rows: np.ndarray) -> np.ndarray:
         square = np.mean(theta[rows] ** 2)
         # δ has no preferred sign, so that only its second moment enters the model
         clean = _mean_without_noise(delta[rows], theta[rows].mean(), noise)
-        return np.array(
-            [theta[rows].mean(), clean, np.sqrt(square), np.sqrt(np.maximum(square - noise, 0))]
-        )
+        return np.array([theta[rows].mean(), clean, np.sqrt(square), np.sqrt(np.maximum(square - noise, 0))])
 
     everything = angles(np.arange(len(delta)))
     replicates = statistics.bootstrap(angles, own, n_resamples=n_resamples, rng=rng)
@@ -309,8 +295,6 @@ def _mean_without_noise(delta: np.ndarray, measured: float, noise: float) -> flo
     if not np.isfinite(noise):
         return np.nan
     moment = second_moment(delta)
-    with_noise = np.linalg.norm(statistics.normal_vectors(moment), axis=1).mean()
-    clean = statistics.normal_vectors(moment - np.eye(3) * noise / 3)
-    return (
-        measured * np.linalg.norm(clean, axis=1).mean() / with_noise if with_noise > 1e-12 else 0.0
-    )
+    with_noise = np.linalg.norm(moments.normal_vectors(moment), axis=1).mean()
+    clean = moments.normal_vectors(moment - np.eye(3) * noise / 3)
+    return measured * np.linalg.norm(clean, axis=1).mean() / with_noise if with_noise > 1e-12 else 0.0

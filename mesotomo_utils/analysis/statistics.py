@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-from scipy.stats import qmc
 
 FWHM_PER_SD = 2.0 * np.sqrt(2.0 * np.log(2.0))
 WIDTH_95_PER_SD = 2.0 * stats.norm.ppf(0.975)
@@ -102,9 +100,7 @@ def column_blocks(xy_nm: np.ndarray, *, spacing_nm: float, dots_per_block: int =
     return labels
 
 
-def resample_blocks(
-    blocks: np.ndarray, *, n_resamples: int, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
+def resample_blocks(blocks: np.ndarray, *, n_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Draw as many blocks as there are, with replacement, and yield the rows they hold.
 
     Parameters
@@ -201,15 +197,6 @@ def interval(
     return Estimate(float(value), float(sigma), low, high, n)
 
 
-def noise_variance(sigma: np.ndarray) -> float:
-    """Mean square of the given errors; NaN where fewer than half of them are known."""
-    sigma = np.asarray(sigma, float)
-    known = np.isfinite(sigma)
-    if sigma.size == 0 or known.mean() < 0.5:
-        return np.nan
-    return float(np.mean(sigma[known] ** 2))
-
-
 def remove_noise(raw: Estimate, noise: float) -> Estimate:
     """Take the width that noise alone would have off a width, in quadrature.
 
@@ -231,62 +218,6 @@ def remove_noise(raw: Estimate, noise: float) -> Estimate:
     ends = np.sqrt(np.maximum(np.array([raw.value, raw.low, raw.high]) ** 2 - noise**2, 0.0))
     slope = raw.value / ends[0] if ends[0] > 0 else 1.0
     return Estimate(ends[0], raw.sigma * slope, ends[1], ends[2], raw.n)
-
-
-@lru_cache(maxsize=1)
-def _normal_points() -> np.ndarray:
-    """4096 quasi-random standard normal vectors and their opposites, (8192, 3)."""
-    sobol = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(0)).random(4096)
-    points = stats.norm.ppf(np.clip(sobol, 1e-9, 1 - 1e-9))
-    points -= points.mean(0)
-    white = np.linalg.inv(np.linalg.cholesky(points.T @ points / len(points))).T
-    return np.vstack([points @ white, -points @ white])
-
-
-def normal_vectors(covariance: np.ndarray, mean: np.ndarray | None = None) -> np.ndarray:
-    """Fixed, evenly spread vectors with a given mean and covariance, for integrals.
-
-    Parameters
-    ----------
-    covariance
-        (3, 3); negative eigenvalues, as a noise correction can leave them, count as zero.
-    mean
-        (3,), zero by default.
-
-    Returns
-    -------
-    (8192, 3) vectors.
-    """
-    values, axes = np.linalg.eigh(np.asarray(covariance, float))
-    root = axes * np.sqrt(np.maximum(values, 0.0))
-    return _normal_points() @ root.T + (0.0 if mean is None else np.asarray(mean, float))
-
-
-def mean_length(vectors: np.ndarray, noise_variance: float) -> float:
-    """Mean length of noisy vectors without the length that noise adds.
-
-    Parameters
-    ----------
-    vectors
-        (n, 3) vectors, for example rotation vectors in degrees.
-    noise_variance
-        Mean square length of the noise, isotropic; NaN gives NaN.
-
-    Returns
-    -------
-    Mean length. It is the measured mean, moved by what the noise adds to normally distributed
-    vectors with the measured first two moments: lengths cannot be corrected one by one, moments
-    can.
-    """
-    if len(vectors) < 4 or not np.isfinite(noise_variance):
-        return np.nan
-    centre = vectors.mean(0)
-    covariance = np.cov(vectors.T)
-    clean = covariance - np.eye(3) * noise_variance / 3.0
-    with_noise = np.linalg.norm(normal_vectors(covariance, centre), axis=1).mean()
-    without = np.linalg.norm(normal_vectors(clean, centre), axis=1).mean()
-    measured = np.linalg.norm(vectors, axis=1).mean()
-    return float(measured * without / with_noise) if with_noise > 0 else 0.0
 
 
 def equivalence(
@@ -380,3 +311,50 @@ def layer_estimates(table: pd.DataFrame, name: str) -> Iterator[tuple[str, Estim
             row.get("n"), None if np.isfinite(row[name]) else reason,
         )  # fmt: skip
         yield f"C{int(row['layer'])}", found
+
+
+def row_estimate(row: dict, name: str, count: str = "n", *, reason: str) -> Estimate:
+    """Estimate from a table's row: ``name`` and, where there are, ``name_sigma, name_low,
+    name_high``.
+
+    Parameters
+    ----------
+    row
+        A row as a dictionary.
+    name, count
+        Columns of the value and of the number behind it.
+    reason
+        Why the value is NaN, if it is.
+    """
+    number = row.get(count, np.nan)
+    ends = [row.get(f"{name}_{end}", np.nan) for end in ("sigma", "low", "high")]
+    why = None if np.isfinite(row[name]) else reason
+    return Estimate(row[name], *ends, int(number) if np.isfinite(number) else None, why)
+
+
+def weighted_slope(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> Estimate:
+    """Slope of a straight line through values with known errors.
+
+    Parameters
+    ----------
+    x, y, sigma
+        (n,) positions, values and standard errors; points without an error are left out.
+
+    Returns
+    -------
+    Estimate with a 95 % interval by Student's t for n - 2 degrees of freedom, never narrower than
+    the errors ask for; NaN with its reason for fewer than three points.
+    """
+    x, y, sigma = (np.asarray(v, float) for v in (x, y, sigma))
+    good = np.isfinite(y) & (sigma > 0)
+    n = int(good.sum())
+    if n < 3:
+        return missing(f"only {n} layers with a value and its error", n)
+    x, y, weight = x[good], y[good], sigma[good] ** -2
+    x = x - np.average(x, weights=weight)
+    slope = np.sum(weight * x * y) / np.sum(weight * x * x)
+    rest = y - np.average(y, weights=weight) - slope * x
+    scatter = max(1.0, np.sum(weight * rest**2) / (n - 2))
+    error = np.sqrt(scatter / np.sum(weight * x * x))
+    half = stats.t.ppf(0.975, n - 2) * error
+    return Estimate(float(slope), float(error), float(slope - half), float(slope + half), n)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.analysis import statistics
+from mesotomo_utils.analysis import moments, statistics
 from mesotomo_utils.analysis.dots import sigma_along
 from mesotomo_utils.analysis.statistics import Estimate
 
@@ -45,17 +45,13 @@ def fit_lattice(
     """
     xyz_nm, indices = np.asarray(xyz_nm, float), np.asarray(indices, float)
     if xyz_nm.shape != indices.shape or xyz_nm.ndim != 2 or xyz_nm.shape[1] != 3:
-        raise ValueError(
-            f"xyz_nm and indices must both be (N, 3), found {xyz_nm.shape} and {indices.shape}"
-        )
+        raise ValueError(f"xyz_nm and indices must both be (N, 3), found {xyz_nm.shape} and {indices.shape}")
     if not np.isfinite(xyz_nm).all():
         row = int(np.flatnonzero(~np.isfinite(xyz_nm).all(1))[0])
         raise ValueError(f"xyz_nm: row {row} is not finite; leave out dots without a position")
     design = np.column_stack([indices, np.ones(len(indices))])
     if np.linalg.matrix_rank(design) < 4:
-        raise ValueError(
-            f"indices: the {len(indices)} sites lie in one plane; a cell needs two layers at least"
-        )
+        raise ValueError(f"indices: the {len(indices)} sites lie in one plane; a cell needs two layers at least")
     weight = np.ones(len(xyz_nm))
     for _ in range(iterations):
         root = np.sqrt(weight)[:, None]
@@ -166,7 +162,7 @@ def misorientation(
         gone = statistics.missing(f"only {len(known)} dots with an orientation", len(known))
         return dict.fromkeys(("mean_raw", "mean", "rms_raw", "rms"), gone)
     turn, own = turn_deg[known], blocks[known]
-    noise = statistics.noise_variance(sigma_deg[known])
+    noise = moments.noise_variance(sigma_deg[known])
     theta = np.linalg.norm(turn, axis=1)
     group = np.unique(layer[known], return_inverse=True)[1]
 
@@ -176,13 +172,9 @@ def misorientation(
         for number in range(group.max() + 1):
             part = rows[group[rows] == number]
             if len(part) >= 4:
-                total += len(part) * statistics.mean_length(turn[part], noise)
+                total += len(part) * moments.mean_length(turn[part], noise)
             else:  # too few for their own moments: shrink them like the rest
-                total += (
-                    np.sum(theta[part]) * np.sqrt(max(1 - noise / square, 0.0))
-                    if len(part)
-                    else 0.0
-                )
+                total += np.sum(theta[part]) * np.sqrt(max(1 - noise / square, 0.0)) if len(part) else 0.0
         rms = np.sqrt(max(square - noise, 0.0)) if np.isfinite(noise) else np.nan
         return np.array([theta[rows].mean(), total / len(rows), np.sqrt(square), rms])
 
@@ -267,7 +259,7 @@ def displacement_sd(
     raw = statistics.interval(
         np.sqrt(square.mean()), replicates, n_blocks=np.unique(blocks).size, n=len(value), log=True
     )
-    noise = np.sqrt(statistics.noise_variance(table[f"sigma_{direction}_nm"]))
+    noise = np.sqrt(moments.noise_variance(table[f"sigma_{direction}_nm"]))
     return {"raw": raw, "clean": statistics.remove_noise(raw, noise)}
 
 
@@ -309,10 +301,8 @@ def layer_table(
         layer, sigma = part["layer"].to_numpy(), part["sigma_deg"].to_numpy()
         angle = misorientation(turn[rows], layer, sigma, own, n_resamples=n_resamples, rng=rng)
         known = rows[np.isfinite(turn[rows]).all(1)]
-        noise = statistics.noise_variance(table["sigma_deg"].to_numpy()[known])
-        others = [
-            statistics.mean_length(turn_vectors(rotations[known], m), noise) for m in references
-        ]
+        noise = moments.noise_variance(table["sigma_deg"].to_numpy()[known])
+        others = [moments.mean_length(turn_vectors(rotations[known], m), noise) for m in references]
         found = {
             "misorientation_deg": widen_by_reference(angle["mean"], np.array(others)),
             "misorientation_raw_deg": angle["mean_raw"],
@@ -330,3 +320,29 @@ def layer_table(
             record |= {key: value[0] for key, value in statistics.columns(name, [estimate]).items()}
         records.append(record)
     return pd.DataFrame(records)
+
+
+def interior_contrast(layers: pd.DataFrame, name: str) -> Estimate:
+    """Mean of the interior layers less the mean of the bottom and the top layer.
+
+    Parameters
+    ----------
+    layers
+        From `layer_table`, one row for each layer, bottom to top.
+    name
+        A column with ``_sigma``.
+
+    Returns
+    -------
+    Estimate; the errors of the layers count as independent. NaN for fewer than three layers.
+    """
+    value = layers[name].to_numpy(float)
+    sigma = layers[f"{name}_sigma"].to_numpy(float)
+    n = len(value)
+    if n < 3 or not np.isfinite(value).all():
+        return statistics.missing("a layer has no value, or there are fewer than three layers", n)
+    weight = np.full(n, 1.0 / (n - 2))
+    weight[[0, -1]] = -0.5
+    error = float(np.sqrt(np.sum((weight * sigma) ** 2)))
+    difference = float(weight @ value)
+    return Estimate(difference, error, difference - 1.96 * error, difference + 1.96 * error, n)
