@@ -130,9 +130,7 @@ class TiltSeries:
             )
         pixel = float(self.pixel_nm)
         if not (math.isfinite(pixel) and pixel > 0):
-            raise TiltSeriesError(
-                f"{self.name}: pixel_nm must be a positive length in nm, not {self.pixel_nm}"
-            )
+            raise TiltSeriesError(f"{self.name}: pixel_nm must be a positive length in nm, not {self.pixel_nm}")
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "angles_deg", angles)
         object.__setattr__(self, "pixel_nm", pixel)
@@ -168,9 +166,7 @@ class TiltSeries:
         """
         n_z, n_u = self.images.shape[1:]
         if factor != int(factor) or not 1 <= factor <= min(n_z, n_u):
-            raise TiltSeriesError(
-                f"{self.name}: cannot bin images of {n_z} x {n_u} pixels by {factor}"
-            )
+            raise TiltSeriesError(f"{self.name}: cannot bin images of {n_z} x {n_u} pixels by {factor}")
         factor = int(factor)
         if factor == 1:
             return self
@@ -347,16 +343,12 @@ def _read_stack(path: Path) -> dict[str, Any]:
     try:
         signals: Sequence[dict[str, Any]] = reader(str(path))
     except Exception as error:  # readers of damaged files raise anything from KeyError to OSError
-        raise TiltSeriesError(
-            f"{path.name} cannot be read as {plugin}: {type(error).__name__}: {error}"
-        ) from error
+        raise TiltSeriesError(f"{path.name} cannot be read as {plugin}: {type(error).__name__}: {error}") from error
     for signal in signals:
         if signal["data"].ndim == 3:
             return signal
     shapes = ", ".join(str(signal["data"].shape) for signal in signals) or "nothing"
-    raise TiltSeriesError(
-        f"{path.name} holds {shapes}; expected one stack of images with the axes [tilt, row, column]"
-    )
+    raise TiltSeriesError(f"{path.name} holds {shapes}; expected one stack of images with the axes [tilt, row, column]")
 
 
 def _pixel_from_file(path: Path, axes: Sequence[dict[str, Any]]) -> float:
@@ -372,8 +364,7 @@ def _pixel_from_file(path: Path, axes: Sequence[dict[str, Any]]) -> float:
         sizes.append(scale * _NM_PER_UNIT[unit])
     if not math.isclose(sizes[0], sizes[1], rel_tol=1e-3):
         raise TiltSeriesError(
-            f"{path.name}: pixels of {sizes[0]:g} x {sizes[1]:g} nm are not square; "
-            f"resample the images, or {mend}"
+            f"{path.name}: pixels of {sizes[0]:g} x {sizes[1]:g} nm are not square; resample the images, or {mend}"
         )
     return float(f"{sizes[0]:.7g}")  # headers are float32: 0.07 comes back as 0.0700000003
 
@@ -385,9 +376,7 @@ def _angles_from_file(
     axis = axes[0]
     unit = _unit(axis)
     if unit in _DEGREES_PER_UNIT:
-        values = np.asarray(
-            axis.get("axis", axis.get("offset", 0.0) + axis.get("scale", 1.0) * np.arange(n_images))
-        )
+        values = np.asarray(axis.get("axis", axis.get("offset", 0.0) + axis.get("scale", 1.0) * np.arange(n_images)))
         return values.astype(np.float64) * _DEGREES_PER_UNIT[unit]
     header = signal.get("original_metadata", {}).get("fei_header")
     tilts = None if header is None else np.ravel(np.asarray(header.get("a_tilt", [])))

@@ -102,9 +102,7 @@ def true_alignment(parameters: TwinParameters, rng: np.random.Generator) -> pd.D
     )
 
 
-def image_shape(
-    parameters: TwinParameters, specimen: Specimen, alignment: pd.DataFrame
-) -> tuple[int, int]:
+def image_shape(parameters: TwinParameters, specimen: Specimen, alignment: pd.DataFrame) -> tuple[int, int]:
     """Rows and columns, multiples of 8, that hold the needle at every tilt with a margin."""
     p = parameters
     if p.image_shape is not None:
@@ -204,9 +202,7 @@ def _geometry(p: TwinParameters, alignment: pd.DataFrame, tilt: int) -> dict[str
     }
 
 
-def carbon_grains(
-    specimen: Specimen, parameters: TwinParameters, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def carbon_grains(specimen: Specimen, parameters: TwinParameters, rng: np.random.Generator) -> NDArray[np.float32]:
     """(N, 3) points spread evenly over the carbon, whose blurred sum is its granularity."""
     p = parameters
     radius = specimen.radius_nm + p.carbon_shell_nm
@@ -240,19 +236,18 @@ def project(
         "shift_z_nm": shift_z_nm,
         "shift_u_nm": shift_u_nm,
     }
-    half_columns = shape[1] // 2 + 1
-    spectrum = np.zeros((shape[0], half_columns), dtype=np.complex64)
-    thermal = (p.thermal_pb_nm, p.thermal_se_nm)
     probe = np.hypot(p.probe_fwhm_nm / FWHM_PER_SD, p.blur_nm)
-    for kind, (charge, motion) in enumerate(zip(Z_SPECIES, thermal, strict=True)):
-        points = specimen.positions_nm[specimen.species == kind]
-        blur = _gaussian(shape, p.pixel_nm, np.hypot(probe, motion))
-        spectrum += charge**p.z_exponent * blur * _transform(points, shape, p.pixel_nm, **place)
+    # Pb as real and Se as imaginary masses go through one transform; symmetry tells them apart
+    charges = np.array(Z_SPECIES, dtype=float) ** p.z_exponent
+    masses = (charges * [1, 1j]).astype(np.complex64)[specimen.species]
+    lead, selenium = _split(_transform(specimen.positions_nm, masses, shape, p.pixel_nm, **place))
+    spectrum = lead * _gaussian(shape, p.pixel_nm, np.hypot(probe, p.thermal_pb_nm))
+    spectrum += selenium * _gaussian(shape, p.pixel_nm, np.hypot(probe, p.thermal_se_nm))
     carbon = _carbon_weight(specimen, p)
     if grains is not None and len(grains) and carbon > 0:
         blur = _gaussian(shape, p.pixel_nm, np.hypot(probe, p.carbon_grain_nm / FWHM_PER_SD))
-        share = carbon * p.carbon_grain_fraction / len(grains)
-        spectrum += share * blur * _transform(grains, shape, p.pixel_nm, **place)
+        masses = np.full(len(grains), carbon * p.carbon_grain_fraction / len(grains), dtype=np.complex64)
+        spectrum += blur * _split(_transform(grains, masses, shape, p.pixel_nm, **place))[0]
     image = fft.irfft2(spectrum, s=shape, workers=1).astype(np.float32)
     if carbon > 0:
         smooth = 1.0 if grains is None else 1.0 - p.carbon_grain_fraction
@@ -277,31 +272,30 @@ def _moved(
 
 
 def _transform(
-    points: NDArray[np.float32], shape: tuple[int, int], pixel_nm: float, **place: float
+    points: NDArray[np.float32],
+    masses: NDArray[np.complex64],
+    shape: tuple[int, int],
+    pixel_nm: float,
+    **place: float,
 ) -> NDArray[np.complex64]:
-    """Half spectrum, as of rfft2, of unit masses whose image has its origin at the pixel centre."""
-    half_columns = shape[1] // 2 + 1
+    """Full spectrum, as of fft2, of point masses; the image's origin is at its centre."""
     if len(points) == 0:
-        return np.zeros((shape[0], half_columns), dtype=np.complex64)
-    z, u = _moved(points, **place)
+        return np.zeros(shape, dtype=np.complex64)
     phases = []
-    for x, n in ((z, shape[0]), (u, shape[1])):
+    for x, n in zip(_moved(points, **place), shape, strict=True):
         turns = x / np.float32(n * pixel_nm) + np.float32((n - 1) / (2 * n))
-        phases.append((np.float32(2 * np.pi) * (turns - np.floor(turns))).astype(np.float32))
-    full = finufft.nufft2d1(
-        *phases,
-        np.ones(len(points), dtype=np.complex64),
-        shape,
-        eps=TOLERANCE,
-        isign=-1,
-        modeord=1,
-        nthreads=1,
-    )
-    half = np.ascontiguousarray(full[:, :half_columns])
-    if shape[1] % 2 == 0:
-        # an even number of columns keeps one Nyquist column, whose two signs must agree
-        half[:, -1] = (half[:, -1] + np.conj(np.roll(half[::-1, -1], 1))) / 2
-    return half
+        phases.append(np.float32(2 * np.pi) * (turns - np.floor(turns)))
+    options = {"eps": TOLERANCE, "isign": -1, "modeord": 1, "nthreads": 1}
+    return finufft.nufft2d1(*phases, masses, shape, **options)
+
+
+def _split(spectrum: NDArray[np.complex64]) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    """Half spectra, as of rfft2, of the real and the imaginary part of what was transformed."""
+    half = spectrum.shape[1] // 2 + 1
+    columns = -np.arange(half) % spectrum.shape[1]
+    mirrored = np.conj(np.roll(spectrum[::-1], 1, axis=0)[:, columns])
+    direct = spectrum[:, :half]
+    return (direct + mirrored) / 2, (direct - mirrored) / np.complex64(2j)
 
 
 def _gaussian(shape: tuple[int, int], pixel_nm: float, sd_nm: float) -> NDArray[np.float32]:
@@ -317,9 +311,7 @@ def _carbon_weight(specimen: Specimen, p: TwinParameters) -> float:
     return p.carbon_atoms_per_nm3 * np.pi * radius**2 * height * Z_CARBON**p.z_exponent
 
 
-def _carbon_image(
-    specimen: Specimen, p: TwinParameters, shape: tuple[int, int], **place: float
-) -> NDArray[np.float32]:
+def _carbon_image(specimen: Specimen, p: TwinParameters, shape: tuple[int, int], **place: float) -> NDArray[np.float32]:
     """Projected bar: its chord, with ends softened over a pixel or two, sampled at the pixels.
 
     A bar about z looks the same at every tilt.

@@ -64,6 +64,16 @@ def neighbour_second_moment(R: Array, pairs: NDArray[np.int64]) -> Array:
     return delta.T @ delta / len(delta)
 
 
+def neighbour_correlation(u: Array, ijk: NDArray[np.int64], counted: NDArray[np.bool_]) -> float:
+    """Correlation of neighbours' displacements u (N, 3), each component scaled to 1 within a layer."""
+    scaled = np.zeros_like(u)
+    for k in np.unique(ijk[counted, 2]):
+        rows = counted & (ijk[:, 2] == k)
+        scaled[rows] = u[rows] / np.sqrt(np.mean(u[rows] ** 2, axis=0))
+    pairs, _ = neighbour_pairs(ijk, counted)
+    return float(np.mean(scaled[pairs[:, 0]] * scaled[pairs[:, 1]]))
+
+
 def neighbour_pairs(ijk: NDArray[np.int64], present: NDArray[np.bool_]) -> tuple[Array, Array]:
     """Pairs of sites that are + neighbours along A, B or C.
 

@@ -18,9 +18,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def correlated_field(
-    ijk: NDArray[np.int64], components: int, correlation: float, rng: np.random.Generator
-) -> Array:
+def correlated_field(ijk: NDArray[np.int64], components: int, correlation: float, rng: np.random.Generator) -> Array:
     """(N, components) standard normal fields; ``correlation`` between sites one step apart.
 
     Falls off as ``correlation ** distance``, the distance counted in steps of the lattice.
@@ -159,9 +157,7 @@ def orient_dots(
     base = np.broadcast_to(mono, (len(ijk), 3, 3))
     if p.follow_local > 0:
         local = local_rotations(ijk, positions_nm, present, cell)
-        base = mono @ lattice.from_rotation_vectors(
-            p.follow_local * lattice.rotation_vectors(mono.T @ local)
-        )
+        base = mono @ lattice.from_rotation_vectors(p.follow_local * lattice.rotation_vectors(mono.T @ local))
     base = base @ lattice.axis_angle(axes[:, 0], np.deg2rad(roll))[layer]
     base = lattice.axis_angle(frame[:, 2], np.deg2rad(turn))[layer] @ base
 
@@ -203,9 +199,7 @@ def crystal_axes(common: tuple[float, float, float]) -> Array:
     return np.column_stack([first, across, np.cross(first, across)])
 
 
-def local_rotations(
-    ijk: NDArray[np.int64], positions_nm: Array, present: Mask, cell: Array
-) -> Array:
+def local_rotations(ijk: NDArray[np.int64], positions_nm: Array, present: Mask, cell: Array) -> Array:
     """(N, 3, 3) polar rotations of each dot's own neighbour vectors.
 
     Along A, B and C the mean of the unit vectors from the - neighbour and to the + neighbour;

@@ -85,9 +85,7 @@ def face_gaps(
     return gap[rows, best], direction
 
 
-def enclosing_radius_nm(
-    centres_nm: Array, R: Array, half_nm: Array, cut_nm: Array, samples: int = 11
-) -> Array:
+def enclosing_radius_nm(centres_nm: Array, R: Array, half_nm: Array, cut_nm: Array, samples: int = 11) -> Array:
     """(N, M) sorted distances from the z axis of M points spread evenly over each dot, nm.
 
     The fraction of a dot inside a needle of radius r about z is the fraction of its row below r;

@@ -127,9 +127,7 @@ def build_structure(parameters: TwinParameters, rng: np.random.Generator) -> Str
 
     site_field = correlated_field(ijk, 3, p.displacement_correlation, rng)
     turn_field = correlated_field(ijk, 3, p.orientation_correlation, rng)
-    planes = np.rint(
-        rng.normal(p.edge_nm, p.edge_spread * p.edge_nm, (len(ijk), 3)) / (p.lattice_nm / 2)
-    ).astype(int)
+    planes = np.rint(rng.normal(p.edge_nm, p.edge_spread * p.edge_nm, (len(ijk), 3)) / (p.lattice_nm / 2)).astype(int)
     half = planes * p.lattice_nm / 4
     cut = p.truncation * 2 * half.mean(axis=1)
     looser = np.where(_beside(ijk, vacant), p.looser_beside_vacancies, 1.0)
@@ -146,9 +144,7 @@ def build_structure(parameters: TwinParameters, rng: np.random.Generator) -> Str
             "looser": looser,
         }
         R = orient_dots(positions_nm=positions, field=turn_field, **turned)
-        positions = place_dots(
-            ideal_nm=ideal, R=R, half_nm=half, cut_nm=cut, field=site_field, **turned
-        )
+        positions = place_dots(ideal_nm=ideal, R=R, half_nm=half, cut_nm=cut, field=site_field, **turned)
         radii = shapes.enclosing_radius_nm(positions, R, half, cut)
         needle, inside = _needle(radii, present, p.qd_count)
         before, counted = counted, present & (inside >= WHOLE)
@@ -228,9 +224,7 @@ def _vacancies(
     return vacant
 
 
-def _needle(
-    radii: Array, present: NDArray[np.bool_], count: int
-) -> tuple[float, Array]:
+def _needle(radii: Array, present: NDArray[np.bool_], count: int) -> tuple[float, Array]:
     """Radius that takes in exactly ``count`` dots to 90 %, and the fraction of each dot inside."""
     enough = radii[:, int(np.ceil(WHOLE * radii.shape[1])) - 1]
     sorted_ = np.sort(enough[present])
@@ -290,6 +284,10 @@ def order_table(structure: Structure) -> pd.DataFrame:
     in_plane, out_of_plane = order.spread_deg(vectors, frame)
     rows.append(("sl_spread_in_plane", None, p.sl_spread_in_plane_deg, in_plane, "deg"))
     rows.append(("sl_spread_out_of_plane", None, p.sl_spread_out_of_plane_deg, out_of_plane, "deg"))
+    moved = positions - ijk @ structure.cell.T
+    moved = (moved - moved[whole].mean(axis=0)) @ frame
+    correlation = order.neighbour_correlation(moved, ijk, whole)
+    rows.append(("displacement_correlation", None, p.displacement_correlation, correlation, ""))
     in_plane, out_of_plane = order.spread_deg((R[whole, :, 0], R[whole, :, 1]), frame)
     rows.append(("al_spread_in_plane", None, p.al_spread_in_plane_deg, in_plane, "deg"))
     rows.append(("al_spread_out_of_plane", None, p.al_spread_out_of_plane_deg, out_of_plane, "deg"))

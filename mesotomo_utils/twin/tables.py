@@ -70,9 +70,7 @@ def fit_cell(positions_nm: np.ndarray, ijk: np.ndarray) -> tuple[np.ndarray, np.
     return solution[:3].T, solution[3]
 
 
-def measured_tables(
-    structure: Structure, rng: np.random.Generator
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measured_tables(structure: Structure, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables of dots and necks with errors of known size: what a run starts from at table level.
 
     Only the whole dots are in them. Centres are off by ``centre_sigma_nm`` along each axis,
