@@ -5,12 +5,12 @@ its neighbour at A turn their facets of normal **a** to one another, B goes with
 **c**. The overlap of a pair is the area that the two squares share when seen along their normals,
 as a fraction of f²: 1 face to face, 0 when they miss one another.
 
-*R_mono* is one orientation for all dots of the mean cell (:func:`optimal_orientation`); *R̂_i* turns
-every dot on its own, at its measured place (:func:`local_optimum`). The paper's SI is not public:
-these definitions are ours.
+*R_mono* is one orientation for all dots of the mean cell (:func:`optimal_orientation`);
+:mod:`mesotomo_utils.analysis.cofacial_local` turns every dot on its own, at its measured place. The
+paper's SI is not public: these definitions are ours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from mesotomo_utils import lattice
+from mesotomo_utils.analysis import statistics
 
 # For each facet normal (a, b, c) the two edge directions of its square.
 EDGES = np.array([[1, 2], [2, 0], [0, 1]])
@@ -221,199 +222,118 @@ def overlap_by_angle(
     return pd.DataFrame(rows, columns=names.split())
 
 
-def pair_overlap(centres_nm: np.ndarray, R: np.ndarray, pairs: pd.DataFrame, *, facet_nm: float) -> np.ndarray:
-    """Exact overlap of the facing squares of each pair of dots, each turned as given.
-
-    The two facets are seen along the mean of their outward normals; each is a square on its own
-    cube, at half an edge from the dot's centre. Where both dots are turned alike this is
-    :func:`cofacial_overlap`.
+def overlap_profile(mono: MonoOrientation, V: np.ndarray, *, span_deg: float = 15.0, n: int = 301) -> pd.DataFrame:
+    """Mean overlap while all dots turn away from R_mono, along the near-optimum set and across it.
 
     Parameters
     ----------
-    centres_nm
-        (N, 3) centres, nm.
-    R
-        (N, 3, 3) orientations; NaN where unknown.
-    pairs
-        ``qd_1, qd_2, axis``: rows of ``centres_nm``, and A, B or C where the second is the +
-        neighbour of the first.
-    facet_nm
-        Edge of the facets, nm.
+    mono
+        From :func:`optimal_orientation`.
+    V
+        (3, 3) the same cell, nm.
+    span_deg
+        Largest turn to either side, degrees.
+    n
+        Number of turns.
 
     Returns
     -------
-    (len(pairs),) fractions of f²; NaN where an orientation is unknown.
+    DataFrame ``angle_deg, along, across``: overlap fractions for turns about the direction in which
+    the set reaches furthest, and about one at right angles to it.
+    """
+    turns = lattice.rotation_vectors(mono.R.T @ mono.near_optimum)
+    longest = turns[np.argmax(np.linalg.norm(turns, axis=1))]
+    across = np.cross(longest, np.eye(3)[np.argmin(np.abs(longest))])
+    angle_deg = np.linspace(-span_deg, span_deg, n)
+    table = {"angle_deg": angle_deg}
+    for name, axis in (("along", longest), ("across", across)):
+        R = mono.R @ lattice.axis_angle(axis, np.deg2rad(angle_deg))
+        table[name] = cofacial_overlap(R, V, facet_nm=mono.facet_nm).mean(axis=-1)
+    return pd.DataFrame(table)
+
+
+def overlap_by_facet(V: np.ndarray, *, facets_nm: dict[str, float], reference: np.ndarray) -> pd.DataFrame:
+    """R_mono for several sizes of facet.
+
+    Parameters
+    ----------
+    V
+        (3, 3) cell, nm.
+    facets_nm
+        Edges by name.
+    reference
+        (3, 3) orientation that the others are compared with.
+
+    Returns
+    -------
+    DataFrame ``facet, facet_nm, overlap_fraction, from_reference_deg, within_1pct_deg``.
+    """
+    rows = []
+    for name, facet_nm in facets_nm.items():
+        mono = optimal_orientation(V, facet_nm=facet_nm)
+        away = float(lattice.rotation_angle_deg(reference.T @ mono.R))
+        rows.append((name, facet_nm, mono.overlap_fraction, away, mono.largest_angle_deg))
+    return pd.DataFrame(
+        rows, columns=["facet", "facet_nm", "overlap_fraction", "from_reference_deg", "within_1pct_deg"]
+    )
+
+
+def angle_to_mean(
+    R: np.ndarray, mono: MonoOrientation, blocks: np.ndarray, *, n_resamples: int, rng: np.random.Generator
+) -> tuple[statistics.Estimate, float]:
+    """Angle between R_mono and the mean of measured orientations, degrees.
+
+    Parameters
+    ----------
+    R
+        (N, 3, 3) measured orientations, reduced by :func:`lattice.nearest_equivalent`; NaN where
+        unknown.
+    mono
+        From :func:`optimal_orientation`.
+    blocks
+        (N,) labels of the blocks to resample (:func:`statistics.column_blocks`): neighbours are
+        correlated.
+    n_resamples
+        Bootstrap resamples.
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    estimate
+        The angle to R_mono itself; its sigma is the bootstrap's, its interval reaches over all
+        orientations near the optimum, which the cell alone cannot tell apart. NaN, with the reason,
+        where no dot has an orientation.
+    nearest
+        Angle of the mean to the nearest of those orientations.
 
     Raises
     ------
     ValueError
-        ``pairs`` lacks a column, names a dot that is not there, or an axis other than A, B, C.
+        There are not as many blocks as orientations.
     """
-    first, second, axis = _pair_columns(pairs, len(centres_nm))
-    lateral = np.asarray(centres_nm, float)[second] - np.asarray(centres_nm, float)[first]
-    return _overlap(np.asarray(R)[first], np.asarray(R)[second], lateral, axis, facet_nm)
+    if len(R) != len(blocks):
+        raise ValueError(f"{len(R)} orientations but {len(blocks)} block labels")
+    known = np.isfinite(R).all(axis=(1, 2))
+    if not known.any():
+        return statistics.missing("no dot has an orientation", 0), np.nan
+    R, blocks = R[known], np.asarray(blocks)[known]
+    references = np.concatenate([mono.R[None], mono.near_optimum])
+
+    def angles(rows: np.ndarray) -> np.ndarray:
+        return lattice.rotation_angle_deg(np.swapaxes(references, 1, 2) @ lattice.mean_rotation(R[rows]))
+
+    values = angles(np.arange(len(R)))
+    replicates = statistics.bootstrap(angles, blocks, n_resamples=n_resamples, rng=rng)
+    settings = {"n_blocks": len(np.unique(blocks)), "n": len(R), "bounds": (0.0, 180.0)}
+    ends = [statistics.interval(values[k], replicates[:, k], **settings) for k in (values.argmin(), values.argmax())]
+    estimate = statistics.interval(values[0], replicates[:, 0], **settings)
+    return replace(estimate, low=ends[0].low, high=ends[1].high), float(values.min())
 
 
-def local_optimum(
-    centres_nm: np.ndarray,
-    R: np.ndarray,
-    pairs: pd.DataFrame,
-    *,
-    facet_nm: float,
-    start: np.ndarray,
-    finest_deg: float = 0.02,
-) -> tuple[np.ndarray, pd.DataFrame]:
-    """R̂_i: each dot turned to maximise the overlap with its neighbours, which are held as measured.
-
-    All dots are searched at once, each on its own: from the best of ``start`` and the mean of its
-    neighbours, 26 directions turned afresh at every step, the step halved where none is better.
-
-    Parameters
-    ----------
-    centres_nm
-        (N, 3) measured centres, nm; they stay.
-    R
-        (N, 3, 3) measured orientations, reduced by :func:`lattice.nearest_equivalent`; NaN rows are
-        dots that nobody sees as a neighbour.
-    pairs
-        As for :func:`pair_overlap`.
-    facet_nm
-        Edge of the facets, nm.
-    start
-        (3, 3) an orientation to start from, e.g. R_mono.
-    finest_deg
-        Step at which the search ends, degrees.
-
-    Returns
-    -------
-    R_hat
-        (N, 3, 3); NaN for a dot without an oriented neighbour.
-    table
-        DataFrame ``qd, n_neighbours, overlap_fraction`` at the optimum, mean over the neighbours.
-
-    Raises
-    ------
-    ValueError
-        As for :func:`pair_overlap`.
-    """
-    centres, R = np.asarray(centres_nm, float), np.asarray(R, float)
-    first, second, axis = _pair_columns(pairs, len(centres))
-    # Both ends of every pair, seen from the dot that turns: ``toward`` is +1 for the + neighbour.
-    dot, other = np.concatenate([first, second]), np.concatenate([second, first])
-    axis = np.concatenate([axis, axis])
-    toward = np.concatenate([np.ones(len(first)), -np.ones(len(first))])
-    seen = np.isfinite(R[other]).all(axis=(1, 2))
-    dot, other, axis, toward = dot[seen], other[seen], axis[seen], toward[seen]
-    count = np.bincount(dot, minlength=len(centres))
-    has = count > 0
-
-    def score(trial: np.ndarray) -> np.ndarray:
-        """Mean overlap (T, N) of trial orientations (T, N, 3, 3), the neighbours held."""
-        held = np.broadcast_to(R[other], (len(trial), len(other), 3, 3))
-        between = toward[:, None] * (centres[other] - centres[dot])
-        forward = (toward > 0)[:, None, None]
-        mine = trial[:, dot]
-        low, high = np.where(forward, mine, held), np.where(forward, held, mine)
-        shape = low.shape[:2]
-        area = _overlap(
-            low.reshape(-1, 3, 3),
-            high.reshape(-1, 3, 3),
-            np.broadcast_to(between, (*shape, 3)).reshape(-1, 3),
-            np.broadcast_to(axis, shape).ravel(),
-            facet_nm,
-        ).reshape(shape)
-        total = np.stack([np.bincount(dot, row, minlength=len(centres)) for row in area])
-        return total / np.maximum(count, 1)
-
-    neighbours = np.zeros_like(R)
-    np.add.at(neighbours, dot, R[other])
-    neighbours[~has] = np.eye(3)
-    starts = np.stack([np.broadcast_to(np.asarray(start, float), R.shape), _project(neighbours)])
-    best, value = _climb(starts, score, first_deg=4.0, finest_deg=finest_deg)
-    best[~has] = np.nan
-    value = np.where(has, value, np.nan)
-    table = pd.DataFrame({"qd": np.arange(len(R)), "n_neighbours": count, "overlap_fraction": value})
-    return best, table
-
-
-def _pair_columns(pairs: pd.DataFrame, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the first and second dot and the index 0, 1, 2 of the axis of each pair."""
-    missing = [c for c in ("qd_1", "qd_2", "axis") if c not in pairs]
-    if missing:
-        raise ValueError(f"pairs lacks the column(s) {missing}; it has {list(pairs.columns)}")
-    ends = pairs[["qd_1", "qd_2"]].to_numpy(dtype=int)
-    if ends.size and (ends.min() < 0 or ends.max() >= n):
-        raise ValueError(f"pairs names dots from {ends.min()} to {ends.max()}, but there are {n} centres")
-    axis = pairs["axis"].map({"A": 0, "B": 1, "C": 2})
-    if axis.isna().any():
-        raise ValueError(f"axis must be A, B or C, found {sorted(set(pairs['axis'][axis.isna()].astype(str)))}")
-    return ends[:, 0], ends[:, 1], axis.to_numpy(dtype=int)
-
-
-def _overlap(R1: np.ndarray, R2: np.ndarray, between_nm: np.ndarray, axis: np.ndarray, facet_nm: float) -> np.ndarray:
-    """Overlap fractions (P,) of the + facet of dot 1 and the − facet of dot 2 at ``between_nm``."""
-    row = np.arange(len(axis))
-    normal1, normal2 = R1[row, :, axis], R2[row, :, axis]
-    u1, v1 = R1[row, :, EDGES[axis, 0]], R1[row, :, EDGES[axis, 1]]
-    u2, v2 = R2[row, :, EDGES[axis, 0]], R2[row, :, EDGES[axis, 1]]
-    view = _unit(normal1 + normal2)
-    right = _unit(u1 - _dot(u1, view)[:, None] * view)
-    up = np.cross(view, right)
-    # In units of half an edge, with the origin at the centre of facet 1.
-    gap = (2.0 / facet_nm) * between_nm - normal1 - normal2
-    flat = np.stack([right, up], axis=1)  # (P, 2, 3)
-    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=float)
-    square1 = corners @ np.einsum("pij,pkj->pki", flat, np.stack([u1, v1], axis=1))
-    square2 = corners @ np.einsum("pij,pkj->pki", flat, np.stack([u2, v2], axis=1))
-    square2 += np.einsum("pij,pj->pi", flat, gap)[:, None]
-    return convex_intersection_area(square1, square2) / 4.0
-
-
-def convex_intersection_area(P: np.ndarray, Q: np.ndarray) -> np.ndarray:
-    """Area shared by pairs of convex polygons, exact and for many pairs at once.
-
-    P is cut by each side of Q in turn. What lies outside is not removed but pressed flat onto that
-    side, where it runs to and fro and encloses nothing; so every polygon keeps the same number of
-    corners and the areas follow from the shoelace formula.
-
-    Parameters
-    ----------
-    P, Q
-        (N, p, 2) and (N, q, 2) corners, anticlockwise.
-
-    Returns
-    -------
-    (N,) areas; NaN where a corner is NaN.
-    """
-    for side in range(Q.shape[1]):
-        begin, along = Q[:, side], Q[:, (side + 1) % Q.shape[1]] - Q[:, side]
-        inward = np.stack([-along[:, 1], along[:, 0]], axis=1)
-        inward /= np.linalg.norm(inward, axis=1, keepdims=True)
-        height = np.einsum("nki,ni->nk", P - begin[:, None], inward)
-        after = np.roll(height, -1, axis=1)
-        kept = P - np.minimum(height, 0.0)[..., None] * inward[:, None]
-        crosses = (height < 0) != (after < 0)
-        part = np.where(crosses, height / np.where(crosses, height - after, 1.0), 0.0)
-        crossing = P + part[..., None] * (np.roll(P, -1, axis=1) - P)
-        crossing = np.where(crosses[..., None], crossing, kept)
-        P = np.stack([kept, crossing], axis=2).reshape(len(P), -1, 2)
-    x, y = P[..., 0], P[..., 1]
-    return 0.5 * np.sum(x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y, axis=1)
-
-
-def _dot(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.einsum("...i,...i->...", u, v)
-
-
-def _unit(v: np.ndarray) -> np.ndarray:
+def unit(v: np.ndarray) -> np.ndarray:
+    """Vectors (..., 3) of length 1."""
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
-
-
-def _project(M: np.ndarray) -> np.ndarray:
-    """Nearest proper rotations (N, 3, 3) of matrices (N, 3, 3)."""
-    U, _, Wt = np.linalg.svd(M)
-    U[..., 2] *= np.linalg.det(U @ Wt)[..., None]
-    return U @ Wt
 
 
 def _ball(radius: float, step: float) -> np.ndarray:
@@ -423,8 +343,8 @@ def _ball(radius: float, step: float) -> np.ndarray:
     return points[np.linalg.norm(points, axis=1) <= radius]
 
 
-def _sphere(n: int) -> np.ndarray:
-    """Directions (n, 3) spread evenly over the sphere (Fibonacci spiral)."""
+def sphere(n: int) -> np.ndarray:
+    """Directions (n, 3) spread evenly over the unit sphere (Fibonacci spiral)."""
     k = np.arange(n) + 0.5
     z, azimuth = 1 - 2 * k / n, np.pi * (1 + np.sqrt(5)) * k
     radius = np.sqrt(1 - z**2)
@@ -481,11 +401,11 @@ def _near_set(best: np.ndarray, score, tolerance: float) -> tuple[np.ndarray, fl
             low, high = np.where(inside, middle, low), np.where(inside, high, middle)
         return low
 
-    directions = _sphere(600)
+    directions = sphere(600)
     lengths = reach(directions)
     furthest = directions[np.argmax(lengths)]
     for spread in 0.1 * 0.6 ** np.arange(12):  # the set is long and thin: close in on its tip
-        around = _unit(furthest + spread * np.vstack([np.zeros(3), _sphere(40)]))
+        around = unit(furthest + spread * np.vstack([np.zeros(3), sphere(40)]))
         furthest = around[np.argmax(reach(around))]
     tip = float(reach(furthest[None])[0])
     # An even grid stretched like the set; some of it falls outside and is dropped.
@@ -497,26 +417,3 @@ def _near_set(best: np.ndarray, score, tolerance: float) -> tuple[np.ndarray, fl
     points = np.vstack([np.zeros(3), grid, tip * furthest * (1 - 1e-9)])
     candidates = best @ lattice.from_rotation_vectors(points)
     return candidates[score(candidates) >= floor - 1e-12], float(np.rad2deg(tip))
-
-
-def _climb(starts: np.ndarray, score, *, first_deg: float, finest_deg: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pattern search of many independent orientations at once; ``score`` maps (T, N, 3, 3) to (T, N)."""
-    row = np.arange(starts.shape[1])
-    values = score(starts)
-    choice = np.argmax(values, axis=0)
-    best, value = starts[choice, row].copy(), values[choice, row]
-    step = np.full(len(row), np.deg2rad(first_deg))
-    pattern = _sphere(26)
-    for turn in range(60):
-        if step.max() < np.deg2rad(finest_deg):
-            break
-        # Turned by an irrational angle each time: no ridge hides between the directions for long.
-        tilt = lattice.axis_angle(np.array([1.0, 2.0, 3.0]), 2.399963 * turn)
-        moves = lattice.from_rotation_vectors((pattern @ tilt.T)[:, None] * step[:, None])
-        trial = best @ moves
-        values = score(trial)
-        choice = np.argmax(values, axis=0)
-        better = values[choice, row] > value + 1e-12
-        best[better], value = trial[choice, row][better], np.where(better, values[choice, row], value)
-        step = np.where(better, step, step / 2)
-    return best, value

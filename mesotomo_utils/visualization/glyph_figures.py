@@ -1,7 +1,7 @@
 """Figures of the glyph-stick scene: exploded layers, plan views, side views."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from mesotomo_utils.visualization import figures, glyphs
+from mesotomo_utils.visualization import figures, glyphs, slices
 
 UNMEASURED = (0.75, 0.75, 0.75)
 THIN_STICK = 0.12
@@ -181,21 +181,21 @@ def exploded_figure(
     meshes = [scene.mesh(), scene.mesh(shown, shift_nm=shift)]
     extents = [glyphs.picture_extent(mesh.points, view) for mesh in meshes]
     widths, heights = np.array([(right - left, top - bottom) for left, right, bottom, top in extents]).T
+    high = max(heights[1], heights[0] + 0.32 * widths[0])  # room above the left one for bar and axes
     # Both pictures at one scale, side by side, the taller one decides the height.
     room = 0.09 * widths.sum()
     width_in = figures.DOUBLE_COLUMN
-    height_in = min(7.6, width_in * 0.97 * heights.max() / (widths.sum() + room) + 0.75)
+    height_in = min(7.6, width_in * 0.97 * high / (widths.sum() + room) + 0.75)
     fig = plt.figure(figsize=(width_in, height_in), layout="constrained")
     top, bottom = fig.subfigures(2, 1, height_ratios=[height_in - 0.6, 0.6])
     panels = top.subplots(1, 2, width_ratios=[widths[0], widths[1] + room])
     name = ""
     for ax, mesh, extent in zip(panels, meshes, extents, strict=True):
-        picture = glyphs.render(mesh, view, extent_nm=extent, pixels_wide=1200, renderer=renderer)
+        picture = glyphs.render(mesh, view, extent_nm=extent, pixels_wide=1600, renderer=renderer)
         name = picture.renderer
         _paste(ax, picture)
-    tallest = extents[int(np.argmax(heights))]
     for ax, (_, _, low, _) in zip(panels, extents, strict=True):
-        ax.set_ylim(low, low + tallest[3] - tallest[2])
+        ax.set_ylim(low, low + high)
         ax.set_anchor("S")
     left, right, *_ = extents[1]
     panels[1].set_xlim(left, right + room)
@@ -203,7 +203,7 @@ def exploded_figure(
         moved = glyphs.project((scene.centres_nm + shift)[scene.layers == layer], view)
         panels[1].text(right + 0.2 * room, moved[:, 1].mean(), f"C{layer}", ha="left", va="center", fontsize=8)
     figures.scale_bar(panels[0], colour="black", location="upper left")
-    _triad(panels[0], scene, view, extents[0], heights.max())
+    _triad(panels[0], scene, view, extents[0], high)
     colour_bars(bottom, scene)
     return fig, name
 
@@ -255,7 +255,7 @@ def overlay_figure(
             ax.set(xlim=(left, right), ylim=(low, high))
             figures.bare(ax)
         picture = glyphs.render(
-            scene.mesh(view.shown), view.frame, extent_nm=view.extent_nm, pixels_wide=1100, renderer=renderer
+            scene.mesh(view.shown), view.frame, extent_nm=view.extent_nm, pixels_wide=1600, renderer=renderer
         )
         name = picture.renderer
         _paste(panels[-1], picture, alpha=1.0 if view.image is None else 0.92)
@@ -346,6 +346,14 @@ def side_view(scene: GlyphScene, axis: str, *, row: int | None = None) -> Sectio
     return _section(scene, label, shown, frame, {axis: right, "C": up}, marks)
 
 
+def with_section(view: SectionView, volume: np.ndarray | None, voxel_nm: float | None) -> SectionView:
+    """The view with its section through a tomogram [z, y, x]; unchanged where there is none."""
+    if volume is None:
+        return view
+    image = slices.plane_image(volume, voxel_nm, view.frame, depth_nm=view.depth_nm, extent_nm=view.extent_nm)
+    return replace(view, image=image)
+
+
 def _section(
     scene: GlyphScene,
     label: str,
@@ -406,7 +414,7 @@ def _triad(ax: Axes, scene: GlyphScene, view: np.ndarray, extent: tuple, height_
     """Directions of A, B and C above the picture, to the right."""
     left, right, bottom, _ = extent
     length = 0.16 * (right - left)
-    start = np.array([right - 0.32 * (right - left), bottom + height_nm - 1.9 * length])
+    start = np.array([right - 0.32 * (right - left), bottom + height_nm - 1.55 * length])
     for letter, vector in zip("ABC", scene.cell.T, strict=True):
         end = start + length * glyphs.project(vector / np.linalg.norm(vector), view)
         _arrow(ax, start, end, letter, figures.DIRECTION_COLOURS[letter])

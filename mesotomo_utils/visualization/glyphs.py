@@ -11,7 +11,9 @@ import functools
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,11 +29,25 @@ CORNERS = np.array([[x, y, z] for z in (-1, 1) for y in (-1, 1) for x in (-1, 1)
 # Outward, anticlockwise; two faces for each of a, b, c.
 FACES = np.array([[0, 4, 6, 2], [1, 3, 7, 5], [0, 1, 5, 4], [2, 6, 7, 3], [0, 2, 3, 1], [4, 5, 7, 6]])
 EDGE_COLOUR = (0.12, 0.12, 0.12)
-_PROBE = (
-    "import pyvista as pv; p = pv.Plotter(off_screen=True, window_size=(32, 32)); "
-    "p.add_mesh(pv.Cube(), color='red'); p.show(auto_close=False); "
-    "a = p.screenshot(return_img=True); assert a.std() > 0; print('drawn')"
-)
+# VTK alone, which starts faster than pyvista and fails in the same way.
+_PROBE = """
+import vtkmodules.vtkRenderingOpenGL2
+from vtkmodules.vtkCommonCore import vtkUnsignedCharArray
+from vtkmodules.vtkFiltersSources import vtkCubeSource
+from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper, vtkRenderer, vtkRenderWindow
+cube, mapper, actor = vtkCubeSource(), vtkPolyDataMapper(), vtkActor()
+mapper.SetInputConnection(cube.GetOutputPort())
+actor.SetMapper(mapper)
+scene, window, pixels = vtkRenderer(), vtkRenderWindow(), vtkUnsignedCharArray()
+scene.AddActor(actor)
+window.SetOffScreenRendering(1)
+window.SetSize(32, 32)
+window.AddRenderer(scene)
+window.Render()
+window.GetPixelData(0, 0, 31, 31, 0, pixels)
+assert pixels.GetValueRange()[1] > 0
+print("drawn")
+"""
 
 
 @dataclass(frozen=True)
@@ -288,6 +304,11 @@ def choose_renderer(renderer: str = "auto") -> str:
     return renderer
 
 
+def renderer_forced(renderer: str = "auto") -> bool:
+    """Whether the renderer was asked for by name, by the argument or by ``MESOTOMO_RENDERER``."""
+    return renderer != "auto" or os.environ.get("MESOTOMO_RENDERER", "auto") not in ("", "auto")
+
+
 def picture_extent(points_nm: np.ndarray, frame: np.ndarray, *, margin: float = 0.04) -> tuple:
     """(left, right, bottom, top) in nm that hold all points, with a margin."""
     places = project(points_nm, frame)
@@ -337,12 +358,23 @@ def render(
 
 def to_polydata(mesh: Mesh):
     """The mesh as :class:`pyvista.PolyData` with the colours as cell array ``rgb`` (uint8)."""
-    import pyvista  # takes a second to import, and matplotlib's path never needs it
-
+    pyvista = _pyvista()
     faces = np.insert(mesh.faces, 0, 4, axis=1)
     data = pyvista.PolyData(mesh.points, faces=faces.ravel())
     data.cell_data["rgb"] = np.round(255 * mesh.colours).astype(np.uint8)
     return data
+
+
+def _pyvista() -> ModuleType:
+    """Import pyvista, quietly; it takes a second, and the other renderer never needs it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm misses ipywidgets
+        import pyvista
+    from vtkmodules.vtkCommonCore import vtkLogger
+
+    # VTK first looks for an X display and warns on stderr before it turns to EGL.
+    vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_ERROR)
+    return pyvista
 
 
 def _part(mesh: Mesh, chosen: np.ndarray) -> Mesh:
@@ -350,14 +382,11 @@ def _part(mesh: Mesh, chosen: np.ndarray) -> Mesh:
 
 
 def _render_pyvista(mesh: Mesh, frame: np.ndarray, extent: tuple, size: tuple[int, int]) -> np.ndarray:
-    import pyvista
-    from vtkmodules.vtkCommonCore import vtkLogger
-
-    # VTK first looks for an X display and warns on stderr before it turns to EGL.
-    vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_ERROR)
+    pyvista = _pyvista()
     left, right, bottom, top = extent
     plotter = pyvista.Plotter(off_screen=True, window_size=size, lighting="none")
-    plotter.enable_anti_aliasing("msaa", multi_samples=4)
+    # Pictures are drawn larger than they are printed: that smooths edges more cheaply.
+    plotter.disable_anti_aliasing()
     for edged in (True, False):
         chosen = mesh.edged == edged
         if chosen.any():
