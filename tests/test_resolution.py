@@ -125,8 +125,12 @@ def test_fsc_meets_its_threshold():
 def test_windows_are_cut_where_the_object_is():
     volume = np.zeros((40, 200, 200), np.float32)
     volume[:, 20:70, 120:180] = np.random.default_rng(0).normal(5, 1, (40, 50, 60))
-    spectrum = resolution.radial_power(volume, 1.0, window_nm=40)
-    assert spectrum["power"].tail(5).mean() == pytest.approx(1, rel=0.25)
+    windows = resolution.choose_windows(volume, 1.0, window_nm=40)
+    assert (slice(0, 40), slice(20, 60), slice(120, 160)) in windows
+    assert all(volume[window].mean() > 2 for window in windows)
+    windows = [(slice(0, 40), slice(20, 60), slice(120, 160))]
+    spectrum = resolution.radial_power(volume, 1.0, windows=windows)
+    assert spectrum["power"].tail(20).mean() == pytest.approx(1, rel=0.1)
 
 
 def test_diameter_of_a_disc():

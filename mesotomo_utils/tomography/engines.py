@@ -32,11 +32,13 @@ class NufftEngine:
         Pixels of an image across the axis; slices are n_u × n_u.
     device
         ``"cpu"`` or ``"cuda"``.
+    threads
+        Threads of the transforms; all CPUs if left out.
     """
 
-    def __init__(self, angles_deg: np.ndarray, n_u: int, device: str) -> None:
+    def __init__(self, angles_deg: np.ndarray, n_u: int, device: str, threads: int | None = None) -> None:
         self.device = device
-        self.projector = Projector(angles_deg, n_u, device=device)
+        self.projector = Projector(angles_deg, n_u, device=device, threads=threads)
         self._weights: tuple[np.ndarray, np.ndarray] | None = None
 
     def __call__(self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,21 @@ def reconstruct(
     if out is not None and rows >= CHUNK:
         rows -= rows % CHUNK
     resolved = backend.resolve_device(device)
-    run = ENGINES[engine](series.angles_deg, n_u, resolved)
+    own = threading.local()
+    # one slab a thread, each with transforms of its own: no thread waits for another. The other engines
+    # take all cores for one slab themselves
+    workers = backend.cpu_count() if engine == "nufft" and resolved == "cpu" else 1
+    rows = min(rows, max(2, 2 * math.ceil(shape[0] / workers / 2))) if out is None else rows
+    options = {"threads": 1} if workers > 1 else {}
+
+    def run(block: np.ndarray) -> np.ndarray:
+        if not hasattr(own, "engine"):
+            own.engine = ENGINES[engine](series.angles_deg, n_u, resolved, **options)
+        return own.engine(block, method, iterations, nonnegative)
 
     def one(start: int) -> tuple[int, np.ndarray]:
         block = series.images[:, start : min(start + rows, last)] / np.float32(series.pixel_nm)
-        return start - first, run(block, method, iterations, nonnegative)
+        return start - first, run(block)
 
     starts = range(first, last, rows)
     if out is None:
@@ -117,14 +128,13 @@ def reconstruct(
             at, slices = one(start)
             volume[at : at + len(slices)] = slices
 
-        # one slab at a time: the transforms inside take all cores
-        distribute.map_items(keep, starts, workers=1, progress=progress)
+        distribute.map_items(keep, starts, workers=workers, progress=progress)
         return volume
     notes: dict[str, Any] = {"method": method, "engine": engine, "device": resolved, "n_tilts": n_tilts}
     if method != "fbp":
         notes |= {"iterations": iterations, "nonnegative": nonnegative}
     with TomogramWriter(out, shape, series.pixel_nm, attributes={**notes, **(attributes or {})}) as writer:
-        distribute.map_items(lambda start: writer.write(*one(start)), starts, workers=1, progress=progress)
+        distribute.map_items(lambda start: writer.write(*one(start)), starts, workers=workers, progress=progress)
     return Path(out)
 
 
@@ -198,9 +208,9 @@ def _slab_rows(n_tilts: int, n_u: int, method: str, limit: float | None, *, held
     copies = 1 if method == "fbp" else 4
     per_slice = 4 * copies * (n_u**2 + 2 * n_tilts * n_u)
     available = _WORK_BYTES if limit is None else limit - held - _TRANSFORM_BYTES
-    rows = int(available // per_slice)
+    rows = int(available / backend.cpu_count() // per_slice)
     if rows < 2:
-        need = (held + _TRANSFORM_BYTES + 2 * per_slice) / 1e9
+        need = (held + _TRANSFORM_BYTES + 2 * per_slice * backend.cpu_count()) / 1e9
         mend = "raise it, or give `out` to write the tomogram slab by slab" if held else "raise it"
         raise ValueError(f"memory of {(limit or 0) / 1e9:.2g} GB is too little, {need:.2g} GB are needed; {mend}")
-    return min(rows - rows % 2, 256)
+    return min(rows - rows % 2, CHUNK)

@@ -8,7 +8,8 @@ spectrum are read by :mod:`~mesotomo_utils.tomography.lattice_lines`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -16,14 +17,15 @@ from scipy import fft
 
 from mesotomo_utils import backend
 
+Window = tuple[slice, slice, slice]
 FSC_THRESHOLDS = {"0.143": 0.143, "0.5": 0.5}
 """1/7: Rosenthal and Henderson, J. Mol. Biol. 333, 721 (2003); 1/2: the stricter, older convention."""
 
 
-def radial_power(
+def choose_windows(
     volume: np.ndarray, voxel_nm: float, *, window_nm: float | None = None, max_windows: int = 48
-) -> pd.DataFrame:
-    """Radial power spectrum of windows inside the object.
+) -> list[Window]:
+    """Boxes inside the object, all of one size.
 
     Parameters
     ----------
@@ -32,9 +34,50 @@ def radial_power(
     voxel_nm
         Edge of a voxel, nm.
     window_nm
-        Edge of the cubic windows, nm; 128 voxels if left out. No larger than the volume.
+        Edge of a window, nm; 128 voxels if left out. Nowhere larger than the volume.
     max_windows
-        Number of windows at most; the densest with mass are taken, evenly through the volume.
+        Number of windows at most.
+
+    Returns
+    -------
+    list of tuple of slice
+        Windows that overlap by half and hold more mass than the mean of the emptiest and the fullest, thinned evenly.
+
+    Raises
+    ------
+    ValueError
+        The volume is not three-dimensional or is constant.
+    """
+    _check(volume)
+    edge = 128 if window_nm is None else max(8, round(window_nm / voxel_nm))
+    shape = [min(fft.next_fast_len(edge, real=True), n) for n in volume.shape]
+    starts = []
+    for n, width in zip(volume.shape, shape, strict=True):
+        count = 1 + math.ceil((n - width) / (width / 2))
+        starts.append(np.unique(np.linspace(0, n - width, count).astype(int)))
+    places = [
+        tuple(slice(int(start), int(start) + width) for start, width in zip(corner, shape, strict=True))
+        for corner in product(*starts)
+    ]
+    # every fourth voxel is enough to weigh a window
+    mass = np.array([volume[place][::4, ::4, ::4].mean() for place in places])
+    level = (mass.min() + mass.max()) / 2
+    kept = [place for place, m in zip(places, mass, strict=True) if m >= level]
+    chosen = np.unique(np.linspace(0, len(kept) - 1, min(max_windows, len(kept))).round().astype(int))
+    return [kept[i] for i in chosen]
+
+
+def radial_power(volume: np.ndarray, voxel_nm: float, *, windows: Sequence[Window] | None = None) -> pd.DataFrame:
+    """Radial power spectrum of windows inside the object.
+
+    Parameters
+    ----------
+    volume
+        (Z, Y, X); a Zarr array will do where ``windows`` are given.
+    voxel_nm
+        Edge of a voxel, nm.
+    windows
+        From :func:`choose_windows`, which chooses them if they are left out.
 
     Returns
     -------
@@ -52,13 +95,12 @@ def radial_power(
     Each window loses its mean and is tapered by a Hann window, against the streaks of its faces. Shells are
     half as wide as a window's frequency step.
     """
-    sums = counts = None
-    shells = None
-    for block in _windows(volume, voxel_nm, window_nm, max_windows):
-        shells = shells or _Shells(block.shape, voxel_nm)
-        power = shells.sum(np.abs(shells.transform(block)) ** 2)
-        sums, counts = (power, 1) if sums is None else (sums + power, counts + 1)
-    return shells.table(power=sums / np.maximum(shells.n, 1) / counts, n=shells.n * counts)
+    windows = choose_windows(volume, voxel_nm) if windows is None else windows
+    shells = _Shells(_size(windows[0]), voxel_nm)
+    power = np.zeros(shells.n.size)
+    for window in windows:
+        power += shells.sum(np.abs(shells.transform(volume[window])) ** 2)
+    return shells.table(power=power / np.maximum(shells.n, 1) / len(windows), n=shells.n * len(windows))
 
 
 def fourier_shell_correlation(
@@ -66,19 +108,18 @@ def fourier_shell_correlation(
     half_odd: np.ndarray,
     voxel_nm: float,
     *,
-    window_nm: float | None = None,
-    max_windows: int = 48,
+    windows: Sequence[Window] | None = None,
 ) -> pd.DataFrame:
     """Correlation, shell by shell, of two tomograms from independent halves of the tilts.
 
     Parameters
     ----------
     half_even, half_odd
-        (Z, Y, X) each, in one frame.
+        (Z, Y, X) each, in one frame; Zarr arrays will do where ``windows`` are given.
     voxel_nm
         Edge of a voxel, nm.
-    window_nm, max_windows
-        As of :func:`radial_power`; the windows are chosen on the sum of the halves.
+    windows
+        From :func:`choose_windows`; if left out, chosen on the first half.
 
     Returns
     -------
@@ -97,17 +138,15 @@ def fourier_shell_correlation(
     """
     if half_even.shape != half_odd.shape:
         raise ValueError(f"the halves differ in shape: {half_even.shape} and {half_odd.shape}")
-    shells = None
-    cross = even = odd = 0.0
-    count = 0
-    for where in _window_slices(half_even, voxel_nm, window_nm, max_windows, other=half_odd):
-        one, two = half_even[where], half_odd[where]
-        shells = shells or _Shells(one.shape, voxel_nm)
-        f, g = shells.transform(one), shells.transform(two)
-        cross = cross + shells.sum((f * g.conj()).real)
-        even = even + shells.sum(np.abs(f) ** 2)
-        odd = odd + shells.sum(np.abs(g) ** 2)
-        count += 1
+    windows = choose_windows(half_even, voxel_nm) if windows is None else windows
+    shells = _Shells(_size(windows[0]), voxel_nm)
+    cross, even, odd = np.zeros((3, shells.n.size))
+    for window in windows:
+        f, g = shells.transform(half_even[window]), shells.transform(half_odd[window])
+        cross += shells.sum((f * g.conj()).real)
+        even += shells.sum(np.abs(f) ** 2)
+        odd += shells.sum(np.abs(g) ** 2)
+    count = len(windows)
     norm = np.sqrt(even * odd)
     fsc = np.divide(cross, norm, out=np.full_like(norm, np.nan), where=norm > 0)
     # measured on noise: the taper leaves half of a thin shell's values independent; half-overlapping tapered
@@ -267,40 +306,8 @@ class _Shells:
         return table[(self.n > 0) & (np.arange(self.n.size) >= 3)].reset_index(drop=True)
 
 
-def _windows(volume: np.ndarray, voxel_nm: float, window_nm: float | None, max_windows: int) -> Iterator[np.ndarray]:
-    for where in _window_slices(volume, voxel_nm, window_nm, max_windows):
-        yield volume[where]
-
-
-def _window_slices(
-    volume: np.ndarray,
-    voxel_nm: float,
-    window_nm: float | None,
-    max_windows: int,
-    *,
-    other: np.ndarray | None = None,
-) -> list[tuple[slice, slice, slice]]:
-    """Windows that overlap by half and hold object, thinned evenly to ``max_windows``."""
-    _check(volume)
-    edge = 128 if window_nm is None else max(8, round(window_nm / voxel_nm))
-    shape = [min(fft.next_fast_len(edge, real=True), n) for n in volume.shape]
-    starts = []
-    for n, width in zip(volume.shape, shape, strict=True):
-        count = 1 + math.ceil((n - width) / (width / 2))
-        starts.append(np.unique(np.linspace(0, n - width, count).astype(int)))
-    places = [
-        tuple(slice(start, start + width) for start, width in zip(corner, shape, strict=True))
-        for corner in ((z, y, x) for z in starts[0] for y in starts[1] for x in starts[2])
-    ]
-    # every fourth voxel is enough to weigh a window
-    coarse = tuple(slice(None, None, 4) for _ in range(3))
-    mass = np.array([volume[place][coarse].mean() for place in places])
-    if other is not None:
-        mass += np.array([other[place][coarse].mean() for place in places])
-    level = (mass.min() + mass.max()) / 2
-    kept = [place for place, m in zip(places, mass, strict=True) if m >= level]
-    chosen = np.unique(np.linspace(0, len(kept) - 1, min(max_windows, len(kept))).round().astype(int))
-    return [kept[i] for i in chosen]
+def _size(window: Window) -> tuple[int, ...]:
+    return tuple(axis.stop - axis.start for axis in window)
 
 
 def _check(volume: np.ndarray) -> None:

@@ -11,6 +11,7 @@ import importlib
 import math
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from ome_zarr_models.v05 import Image
 from zarr.codecs import BloscCodec
 
 CHUNK = 64
-"""Edge of a chunk, voxels; slabs written side by side must begin at multiples of it."""
+"""Edge of a chunk, voxels."""
 _SMALLEST_LEVEL = 128
 """The pyramid ends where the longest edge is no longer than this, voxels."""
 _KEY = "mesotomo"
@@ -140,6 +141,7 @@ class TomogramWriter:
         self.levels = levels
         self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
         self._written = np.zeros(self.shape[0], bool)
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,8 +156,8 @@ class TomogramWriter:
         Parameters
         ----------
         first
-            Number of the slab's first slice. Where several threads write, a multiple of
-            :data:`CHUNK`: a chunk has one writer.
+            Number of the slab's first slice. Threads may write side by side; processes must begin at multiples
+            of :data:`CHUNK`, because a chunk can have one writer only.
         slab
             (n, Y, X).
 
@@ -171,7 +173,9 @@ class TomogramWriter:
                 f"{self.path.name}: a slab of {slab.shape} at slice {first} does not fit a tomogram of {self.shape}"
             )
         _check_finite(slab, self.path.name, first)
-        self._group["0"][first:last] = slab
+        # two slabs may share a chunk, which is read, changed and written
+        with self._lock:
+            self._group["0"][first:last] = slab
         self._written[first:last] = True
 
     def __exit__(
