@@ -225,12 +225,13 @@ if ready.source == "tilt_series":
     results.save_figure(fig, run_dir, "fig1_projections", data)
 
 # %% [markdown]
-# A whole object has the same mass at every tilt. Where the sum of the images changes, something moved in
-# or out of the field, or the detector is not linear.
+# A whole object has the same mass at every tilt. Where the sum of the images, above the detector's dark
+# level, changes, something moved in or out of the field, or the detector is not linear.
 
 # %%
 if ready.source == "tilt_series":
-    total = series.images.sum(axis=(1, 2), dtype=float)
+    dark = np.percentile(series.images[shown], 1)
+    total = (series.images - dark).sum(axis=(1, 2), dtype=float)
     fig = sample_figures.brightness(series.angles_deg, total)
     results.save_figure(fig, run_dir, "brightness", pd.DataFrame({"angle_deg": series.angles_deg, "sum": total}))
     values += [

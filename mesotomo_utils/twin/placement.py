@@ -31,6 +31,24 @@ def correlated_field(ijk: NDArray[np.int64], components: int, correlation: float
     return np.linalg.cholesky(covariance) @ noise
 
 
+def first_displacements(parameters: TwinParameters, ijk: NDArray[np.int64], field: Array, looser: Array) -> Array:
+    """(N, 3) displacements in the film frame, nm, before they are scaled and kept apart.
+
+    Parameters
+    ----------
+    field
+        (N, 3) correlated normal numbers: in plane, in plane, height.
+    looser
+        (N,) factor on each dot's displacement.
+    """
+    layer = ijk[:, 2]
+    in_plane = parameters.scatter_profile(parameters.in_plane_surface_factor)
+    u = field * looser[:, None]
+    u[:, :2] *= 0.22 * in_plane[layer, None]
+    u[:, 2] *= (parameters.planarity() / order.FWHM_PER_SD)[layer]
+    return u
+
+
 def place_dots(
     *,
     parameters: TwinParameters,
@@ -42,10 +60,9 @@ def place_dots(
     cut_nm: Array,
     counted: Mask,
     present: Mask,
-    field: Array,
-    looser: Array,
+    displacement_nm: Array,
     rounds: int = 400,
-) -> Array:
+) -> tuple[Array, Array]:
     """Displace the dots: exact planarity and in-plane spread over the dots counted, no overlap.
 
     Parameters
@@ -56,14 +73,13 @@ def place_dots(
         (3, 3) lab vectors A, B, C as columns.
     counted, present
         (N,) sites whose statistics count; sites that hold a dot.
-    field
-        (N, 3) correlated normal numbers: in plane, in plane, height.
-    looser
-        (N,) factor on each dot's displacement.
+    displacement_nm
+        (N, 3) to start from, film frame: `first_displacements`, or those of a call before.
 
     Returns
     -------
-    (N, 3) positions in the lab frame, nm.
+    positions, displacements
+        (N, 3) each, in the lab and in the film frame, nm.
 
     Raises
     ------
@@ -73,10 +89,7 @@ def place_dots(
     frame = lattice.film_frame(cell)
     layer = ijk[:, 2]
     target_sd = parameters.planarity() / order.FWHM_PER_SD
-    in_plane = parameters.scatter_profile(parameters.in_plane_surface_factor)
-    u = field * looser[:, None]
-    u[:, :2] *= 0.22 * in_plane[layer, None]
-    u[:, 2] *= target_sd[layer]
+    u = displacement_nm.copy()
     xy = (ideal_nm @ frame)[:, :2]
     pairs, axis = order.neighbour_pairs(ijk, counted)
     ab = [pairs[axis == n] for n in (0, 1)]
@@ -100,7 +113,7 @@ def place_dots(
         short = np.maximum(parameters.minimum_gap_nm + 0.02 - gap, 0.0)
         settled = abs(scale - 1) < 0.003 and gap.min() >= parameters.minimum_gap_nm
         if settled:
-            return positions
+            return positions, u
         push = direction * short[:, None] * 0.7
         move = np.zeros_like(positions)
         np.add.at(move, near[:, 0], -push * share[:, :1])

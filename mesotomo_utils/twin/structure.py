@@ -27,7 +27,7 @@ from mesotomo_utils import lattice
 from mesotomo_utils.twin import order, shapes
 from mesotomo_utils.twin.bridges import build_necks
 from mesotomo_utils.twin.imposed import TwinParameters, twin_parameters
-from mesotomo_utils.twin.placement import correlated_field, mono_rotation, orient_dots, place_dots
+from mesotomo_utils.twin.placement import correlated_field, first_displacements, mono_rotation, orient_dots, place_dots
 
 __all__ = ["Structure", "TwinParameters", "build_structure", "order_table", "twin_parameters"]
 
@@ -134,21 +134,22 @@ def build_structure(parameters: TwinParameters, rng: np.random.Generator) -> Str
 
     present = ~vacant
     counted, positions = core & present, ideal
-    for _ in range(8):
+    moved = first_displacements(p, ijk, site_field, looser)
+    for turn in range(12):
         turned = {
             "parameters": p,
             "ijk": ijk,
             "cell": cell,
             "counted": counted,
             "present": present,
-            "looser": looser,
         }
-        R = orient_dots(positions_nm=positions, field=turn_field, **turned)
-        positions = place_dots(ideal_nm=ideal, R=R, half_nm=half, cut_nm=cut, field=site_field, **turned)
+        R = orient_dots(positions_nm=positions, field=turn_field, looser=looser, **turned)
+        positions, moved = place_dots(ideal_nm=ideal, R=R, half_nm=half, cut_nm=cut, displacement_nm=moved, **turned)
         radii = shapes.enclosing_radius_nm(positions, R, half, cut)
         needle, inside = _needle(radii, present, p.qd_count)
         before, counted = counted, present & (inside >= WHOLE)
-        if np.array_equal(before, counted):
+        # lattices that follow their neighbours need the positions of the round before
+        if np.array_equal(before, counted) and (p.follow_local == 0 or turn > 2):
             break
 
     keep = np.flatnonzero(present & (inside > GONE))

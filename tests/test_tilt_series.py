@@ -1,0 +1,211 @@
+"""The tilt series reader: units, axes, angles, and one failure per error it promises."""
+
+import h5py
+import mrcfile
+import numpy as np
+import pytest
+from rsciio import tiff
+
+from mesotomo_utils.tomography.tilt_series import (
+    TiltSeries,
+    TiltSeriesError,
+    load_tilt_series,
+    read_angles,
+    save_tilt_series,
+)
+
+NEEDLE = {"angles_path": "data/needle/HAADF.rawtlt", "pixel_nm": 3.36, "tilt_axis": "horizontal"}
+
+
+def write_hspy(path, data, axes):
+    """A HyperSpy file of one signal, written by hand: RosettaSciIO's writer wants HyperSpy's own dictionary."""
+    with h5py.File(path, "w") as file:
+        file.attrs["file_format"], file.attrs["file_format_version"] = "HyperSpy", "3.3"
+        signal = file.create_group("Experiments/__unnamed__")
+        signal["data"] = data
+        for n, axis in enumerate(axes):
+            group = signal.create_group(f"axis-{n}")
+            group.attrs.update({**axis, "_type": "UniformDataAxis", "index_in_array": n, "is_binned": False})
+        for name in ("metadata", "original_metadata", "learning_results"):
+            signal.create_group(name)
+        signal["metadata"].create_group("General")
+        signal["metadata"].create_group("Signal").attrs["signal_type"] = ""
+
+
+@pytest.fixture
+def counts():
+    return np.random.default_rng(3).poisson(20, (5, 6, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def saved(tmp_path, counts):
+    series = TiltSeries(counts, np.linspace(-60, 60, 5), 0.07)
+    return save_tilt_series(tmp_path / "series.mrc", series)
+
+
+def test_what_is_saved_comes_back(saved, counts):
+    back = load_tilt_series(saved[0], angles_path=saved[1])
+    np.testing.assert_array_equal(back.images, counts)
+    np.testing.assert_allclose(back.angles_deg, np.linspace(-60, 60, 5))
+    assert back.pixel_nm == pytest.approx(0.07)
+    assert back.images.dtype == np.float32
+    assert back.metadata["recorded_dtype"] == "uint16"
+
+
+@pytest.mark.parametrize(("images", "dtype"), [(np.arange(24.0) - 12, "int16"), (np.arange(24.0) / 7, "float32")])
+def test_dtype_follows_the_values(tmp_path, images, dtype):
+    path, angles = save_tilt_series(tmp_path / "a.mrc", TiltSeries(images.reshape(2, 3, 4), np.array([0.0, 1.0]), 1.0))
+    back = load_tilt_series(path, angles_path=angles)
+    assert back.metadata["recorded_dtype"] == dtype
+    np.testing.assert_allclose(back.images.ravel(), images, rtol=1e-6)
+
+
+def test_horizontal_axis_exchanges_rows_and_columns(saved, counts):
+    turned = load_tilt_series(saved[0], angles_path=saved[1], tilt_axis="horizontal")
+    np.testing.assert_array_equal(turned.images, counts.transpose(0, 2, 1))
+
+
+def test_tilt_sign_turns_the_angles_around(saved):
+    back = load_tilt_series(saved[0], angles_path=saved[1], tilt_sign=-1)
+    np.testing.assert_allclose(back.angles_deg, -np.linspace(-60, 60, 5))
+
+
+def test_given_pixel_wins(saved):
+    assert load_tilt_series(saved[0], angles_path=saved[1], pixel_nm=2.5).pixel_nm == 2.5
+
+
+def test_the_real_needle():
+    series = load_tilt_series("data/needle/HAADF.mrc", **NEEDLE)
+    assert series.images.shape == (77, 256, 256)
+    np.testing.assert_allclose(series.angles_deg, np.arange(-76, 77, 2))
+    # the tilt axis runs along the needle: at every height it is brightest near the middle columns
+    profile = (series.images - series.images.min()).mean(axis=0)
+    assert profile.mean(axis=0).argmax() == pytest.approx(128, abs=30)
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "expected"), [("nm", 0.5, 0.5), ("µm", 0.002, 2.0), ("Å", 7.0, 0.7), ("m", 1e-9, 1.0)]
+)
+def test_units_and_angles_of_an_hspy_file(tmp_path, counts, unit, scale, expected):
+    axes = [
+        {"name": "tilt", "size": 5, "scale": 2.0, "offset": -4.0, "units": "°", "navigate": True},
+        {"name": "y", "size": 6, "scale": scale, "offset": 0.0, "units": unit, "navigate": False},
+        {"name": "x", "size": 8, "scale": scale, "offset": 0.0, "units": unit, "navigate": False},
+    ]
+    write_hspy(tmp_path / "a.hspy", counts, axes)
+    series = load_tilt_series(tmp_path / "a.hspy")
+    assert series.pixel_nm == pytest.approx(expected)
+    np.testing.assert_allclose(series.angles_deg, [-4, -2, 0, 2, 4])
+    np.testing.assert_array_equal(series.images, counts)
+
+
+def test_tiff_needs_a_pixel_size(tmp_path, counts, saved):
+    axes = [{"name": n, "size": s, "scale": 1.0, "offset": 0.0, "units": "", "navigate": False}
+            for n, s in zip("zyx", counts.shape, strict=True)]  # fmt: skip
+    tiff.file_writer(str(tmp_path / "a.tif"), {"data": counts, "axes": axes, "metadata": {}})
+    with pytest.raises(TiltSeriesError, match=r"pixel size.*pixel_nm"):
+        load_tilt_series(tmp_path / "a.tif", angles_path=saved[1])
+    series = load_tilt_series(tmp_path / "a.tif", angles_path=saved[1], pixel_nm=0.1)
+    np.testing.assert_array_equal(series.images, counts)
+
+
+def test_binning_keeps_the_mean_and_the_centre():
+    images = np.zeros((1, 8, 8), np.float32)
+    images[0, 3:5, 3:5] = 4.0
+    binned = TiltSeries(images[:, :, :], np.array([0.0]), 0.5).bin(2)
+    assert binned.pixel_nm == 1.0
+    assert binned.images.mean() == pytest.approx(images.mean())
+    assert (binned.images[0] * binned.u_nm).sum() == pytest.approx(0)
+
+
+def test_select():
+    series = TiltSeries(np.arange(24.0).reshape(4, 2, 3), np.arange(4.0), 1.0)
+    assert series.select(slice(None, None, 2)).angles_deg.tolist() == [0, 2]
+    assert len(series.select(np.array([True, False, False, False]))) == 1
+
+
+# ------------------------------------------------------------------ failures, one each
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(TiltSeriesError, match=r"none.mrc is missing"):
+        load_tilt_series(tmp_path / "none.mrc")
+
+
+def test_missing_angles_file(tmp_path, saved):
+    with pytest.raises(TiltSeriesError, match=r"none.rawtlt is missing"):
+        load_tilt_series(saved[0], angles_path=tmp_path / "none.rawtlt")
+
+
+def test_unknown_format(tmp_path):
+    (tmp_path / "a.xyz").write_text("x")
+    with pytest.raises(TiltSeriesError, match=r"no reader for .xyz"):
+        load_tilt_series(tmp_path / "a.xyz")
+
+
+def test_damaged_file(tmp_path):
+    (tmp_path / "a.dm3").write_text("not an image")
+    with pytest.raises(TiltSeriesError, match="cannot be read"):
+        load_tilt_series(tmp_path / "a.dm3")
+
+
+@pytest.mark.parametrize("n", [4, 6])
+def test_other_number_of_angles(saved, n):
+    saved[1].write_text("\n".join("1.0" for _ in range(n)))
+    with pytest.raises(TiltSeriesError, match=f"5 images .* {n} angles"):
+        load_tilt_series(saved[0], angles_path=saved[1])
+
+
+def test_angle_that_is_no_number(saved):
+    saved[1].write_text("1\n2\nthree\n4\n5\n")
+    with pytest.raises(TiltSeriesError, match=r"line 3.*'three'"):
+        read_angles(saved[1])
+
+
+def test_no_angles_at_all(saved):
+    with pytest.raises(TiltSeriesError, match="carries no tilt angles"):
+        load_tilt_series(saved[0])
+    saved[1].write_text("# nothing\n")
+    with pytest.raises(TiltSeriesError, match="holds no angles"):
+        read_angles(saved[1])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mrcfile warns of what is being tested
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_image_that_is_not_finite(tmp_path, counts, saved, bad):
+    counts[3, 2, 2] = bad
+    with mrcfile.new(tmp_path / "bad.mrc") as file:
+        file.set_data(counts)
+        file.voxel_size = 1.0
+    with pytest.raises(TiltSeriesError, match="image 3"):
+        load_tilt_series(tmp_path / "bad.mrc", angles_path=saved[1])
+
+
+def test_no_pixel_size(tmp_path, counts, saved):
+    with mrcfile.new(tmp_path / "bad.mrc") as file:
+        file.set_data(counts)
+    with pytest.raises(TiltSeriesError, match=r"no pixel size.*pixel_nm"):
+        load_tilt_series(tmp_path / "bad.mrc", angles_path=saved[1])
+
+
+def test_wrong_pixel_axis_and_sign(saved):
+    with pytest.raises(TiltSeriesError, match="pixel_nm must be a positive"):
+        load_tilt_series(saved[0], angles_path=saved[1], pixel_nm=-1)
+    with pytest.raises(TiltSeriesError, match="vertical or horizontal"):
+        load_tilt_series(saved[0], tilt_axis="diagonal")
+    with pytest.raises(TiltSeriesError, match="1 or -1"):
+        load_tilt_series(saved[0], tilt_sign=0)
+
+
+def test_no_stack(tmp_path):
+    with h5py.File(tmp_path / "empty.hspy", "w") as file:
+        file.create_group("Experiments")
+    with pytest.raises(TiltSeriesError, match=r"empty\.hspy"):
+        load_tilt_series(tmp_path / "empty.hspy")
+    with pytest.raises(TiltSeriesError, match=r"\[tilt, z, u\]"):
+        TiltSeries(np.zeros((3, 3)), np.zeros(3), 1.0)
+
+
+def test_bin_too_coarse(saved):
+    with pytest.raises(TiltSeriesError, match="cannot bin"):
+        load_tilt_series(saved[0], angles_path=saved[1]).bin(7)
