@@ -42,7 +42,7 @@ def check_inputs(sample: Sample) -> float | None:
     except SampleError:
         raise
     except (ValueError, OSError, KeyError, TypeError) as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).removeprefix(f"{source}: ")
         raise SampleError(f"{sample.path}: {source}: {text}") from None
     _check_positions(sample.path, source, getattr(sample, source))
     return None
@@ -50,7 +50,7 @@ def check_inputs(sample: Sample) -> float | None:
 
 def _check_twin(sample: Sample) -> None:
     # the one place where the workflow asks the twin: whether it knows its parameters
-    from mesotomo_utils.twin.structure import twin_parameters
+    from mesotomo_utils.twin.imposed import twin_parameters
 
     twin_parameters(sample.twin or {})
 

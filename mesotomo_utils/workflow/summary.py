@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,9 @@ def _number(item: Any) -> str:
     if isinstance(item, list):
         return ", ".join(_number(part) for part in item)
     return f"{item:.4g}" if isinstance(item, float) else str(item)
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        print(f"\n{folder}: figures in {folder}/figures, report {folder}/report.html")
+        print(results_table(folder))

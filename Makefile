@@ -1,0 +1,74 @@
+# Two commands are enough: `make run` and `make test`. `make help` lists the others.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# the first Python from 3.11 to 3.13 that is there; PYTHON=/path/to/python chooses another
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+VENV := .venv
+OLDEST := .venv-oldest
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OLDEST_READY := $(OLDEST)/.ready
+NOTEBOOKS := $(wildcard notebooks/[0-9][0-9]_*.py)
+
+.PHONY: help setup run test test-oldest lab notebooks paper bench gallery lint
+
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## make .venv with the pinned requirements and the package
+
+$(READY): requirements.lock pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python from 3.11 to 3.13 is found. Install one: apt-get install python3.11 python3.11-venv," >&2; \
+		echo "or say where it is: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make environments. Install that: apt-get install python3-venv" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup  ## run the samples small (the twin) and needle (a real series)
+	$(BIN)/mesotomo run small --out runs/small
+	$(BIN)/mesotomo run needle --out runs/needle
+	@$(BIN)/python -m mesotomo_utils.workflow.summary runs/needle runs/small
+
+test: setup  ## every test
+	$(BIN)/python -m pytest
+
+test-oldest: $(OLDEST_READY)  ## the tests, without the slow ones, on the lowest versions allowed
+	$(OLDEST)/bin/python -m pytest -m "not slow"
+
+$(OLDEST_READY): pyproject.toml | setup
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
+		-r pyproject.toml --extra dask --extra dev
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+notebooks: setup  ## make the paired .ipynb from the .py
+	$(BIN)/jupytext --quiet --sync $(NOTEBOOKS)
+
+lab: notebooks  ## JupyterLab with the notebooks
+	$(BIN)/jupyter lab --notebook-dir=. notebooks/00_sample.ipynb
+
+paper: setup  ## the twin of the paper, 633 dots
+	$(BIN)/mesotomo run paper --out runs/paper
+	$(BIN)/mesotomo check runs/paper
+
+bench: setup  ## the timings side by side and the calibrations
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+# which run the gallery of the README is copied from
+FROM ?= runs/paper
+
+gallery: setup  ## copy the figures of a run (FROM=runs/paper) to figures/
+	$(BIN)/python -m mesotomo_utils.workflow.gallery $(FROM) figures
+
+lint: setup
+	$(BIN)/ruff check .
