@@ -19,8 +19,7 @@
 #
 # It answers for Fig. 2a–c and SI 4 of the paper: the glyph–stick scene, and the reference
 # orientation $R_\mathrm{mono}$ that colours it.
-
-# %% [markdown]
+#
 # **You will learn** to compute the co-facial optimum of a triclinic cell and to see how sharp it is, and
 # to lay a 3D scene exactly over a section of a tomogram.
 #
@@ -60,7 +59,8 @@ renderer = "auto"  # auto, pyvista or matplotlib
 # %%
 given = load_sample(sample)
 centres = results.read_table(run_dir, "centres.csv")
-has_orientations = given.enters_as != "centres"
+lattice_seen = given.material is not None and given.enters_as in ("tilt_series", "tomogram")
+has_orientations = lattice_seen or results.exists(run_dir, "orientations.csv")
 oriented = results.read_table(run_dir, "orientations.csv") if has_orientations else None
 dots = dot_tables.join(centres, oriented)
 dots.head()
@@ -98,8 +98,7 @@ pairs.groupby("axis")["diameter_nm"].describe().round(2)
 #
 # likewise $o_B$ and $o_C$. $R_\mathrm{mono}$ maximises $(o_A + o_B + o_C)/3$ over all rotations. The paper's SI is not
 # public, so this reading of it is ours.
-
-# %% [markdown]
+#
 # **The facet.** Where the sample gives the diameter $d$ of a dot, $f$ is the edge of the cube of equal
 # volume, $f = (\pi/6)^{1/3} d$. Where it does not, $d$ is the shortest distance between neighbours: spheres
 # that touch.
@@ -181,7 +180,8 @@ print(f"{measured.sum()} of {len(dots)} dots have an orientation")
 
 # %% [markdown]
 # How far is the mean of the dots from $R_\mathrm{mono}$? The error comes from resampling whole columns of the
-# film, since neighbours resemble one another.
+# film, since neighbours resemble one another; the interval reaches over the whole near-optimum set, whose
+# members the cell alone cannot tell apart. So ask also how near the mean comes to any of them.
 
 # %%
 frame = lattice.film_frame(cell)
@@ -189,14 +189,8 @@ in_plane_nm = (dot_tables.positions(dots) @ frame)[:, :2]
 blocks = statistics.column_blocks(in_plane_nm, spacing_nm=float(np.linalg.norm(cell[:, 0])))
 rng = np.random.default_rng(seed)
 mono_vs_mean, nearest_deg = cofacial.angle_to_mean(R, mono, blocks, n_resamples=n_resamples, rng=rng)
-mono_vs_mean
-
-# %% [markdown]
-# The interval reaches over the whole near-optimum set: the cell alone cannot tell its members apart. So ask
-# also how near the mean comes to any of them.
-
-# %%
 print(f"mean orientation to R_mono {mono_vs_mean.value:.2f}°, to the nearest near-optimum one {nearest_deg:.2f}°")
+mono_vs_mean
 
 # %% [markdown]
 # `mono.json` hands $R_\mathrm{mono}$ and its set to the steps that follow.
@@ -251,19 +245,17 @@ results.save_figure(fig, run_dir, "fig_2a", plotted)
 #
 # The pictures use parallel projection, so one scale in nm holds for scene and section alike. A layer of a
 # tilted film is cut along its own plane, through the mean of its dots.
+#
+# **Fig. 2b.** The bottom layer and the middle one from above. Does every cube sit on a bright body? Do its
+# sides follow the lattice fringes?
 
 # %%
 volume, voxel_nm = None, None
 if results.exists(run_dir, "tomogram.ome.zarr"):
     tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
     volume, voxel_nm = tomogram.data, tomogram.voxel_nm
-print("no tomogram: the views are drawn on white" if volume is None else f"voxels of {voxel_nm} nm")
-
-# %% [markdown]
-# **Fig. 2b.** The bottom layer and the middle one from above. Does every cube sit on a bright body? Do its
-# sides follow the lattice fringes?
-
-# %%
+if volume is None:
+    print("no tomogram: the views are drawn on white")
 layers = np.unique(scene.layers)
 views = [glyph_figures.plan_view(scene, layer) for layer in (layers[0], layers[(len(layers) - 1) // 2])]
 sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in views]
@@ -302,13 +294,12 @@ if measured.any() and given.material is not None:
     material = {"lattice_nm": given.material.lattice_nm, "name": given.material.name}
     export.write_crystal_map(folder / "dots.h5", table, **material)
 exports = results.publish(folder, f"{run_dir}/exports")
-sorted(file.name for file in exports.iterdir())
 
-# %%
 folder = results.scratch(run_dir, "scenes")
 export.write_scene_vtp(folder / "glyphs.vtp", scene.mesh())
 results.write_json(folder, "scene.json", {"renderer": drawn_by, "edge_nm": facet, "n_dots": len(dots)})
 scenes = results.publish(folder, f"{run_dir}/scenes")
+sorted(file.name for file in [*exports.iterdir(), *scenes.iterdir()])
 
 # %% [markdown]
 # ## Exercises

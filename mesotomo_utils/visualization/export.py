@@ -6,6 +6,7 @@ are scalar first and turn crystal vectors into lab vectors; each writer says wha
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,10 +160,12 @@ def write_crystal_map(path: str | Path, dots: pd.DataFrame, *, lattice_nm: float
     ValueError
         A column is missing, or no dot has an orientation.
     """
-    from diffpy.structure import Lattice, Structure
-    from orix.crystal_map import CrystalMap, Phase, PhaseList
-    from orix.io import save
-    from orix.quaternion import Rotation
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm misses ipywidgets
+        from diffpy.structure import Lattice, Structure
+        from orix.crystal_map import CrystalMap, Phase, PhaseList
+        from orix.io import save
+        from orix.quaternion import Rotation
 
     _require(dots, (*POSITION, *QUATERNION))
     known = dots[np.isfinite(dots[list(QUATERNION)].to_numpy(float)).all(axis=1)]

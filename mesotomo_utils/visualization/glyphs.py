@@ -32,20 +32,21 @@ EDGE_COLOUR = (0.12, 0.12, 0.12)
 # VTK alone, which starts faster than pyvista and fails in the same way.
 _PROBE = """
 import vtkmodules.vtkRenderingOpenGL2
-from vtkmodules.vtkCommonCore import vtkUnsignedCharArray
 from vtkmodules.vtkFiltersSources import vtkCubeSource
 from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper, vtkRenderer, vtkRenderWindow
+from vtkmodules.vtkRenderingCore import vtkWindowToImageFilter
 cube, mapper, actor = vtkCubeSource(), vtkPolyDataMapper(), vtkActor()
 mapper.SetInputConnection(cube.GetOutputPort())
 actor.SetMapper(mapper)
-scene, window, pixels = vtkRenderer(), vtkRenderWindow(), vtkUnsignedCharArray()
+scene, window, picture = vtkRenderer(), vtkRenderWindow(), vtkWindowToImageFilter()
 scene.AddActor(actor)
 window.SetOffScreenRendering(1)
 window.SetSize(32, 32)
 window.AddRenderer(scene)
 window.Render()
-window.GetPixelData(0, 0, 31, 31, 0, pixels)
-assert pixels.GetValueRange()[1] > 0
+picture.SetInput(window)
+picture.Update()
+assert picture.GetOutput().GetScalarRange()[1] > 0
 print("drawn")
 """
 
