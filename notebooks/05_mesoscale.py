@@ -56,17 +56,21 @@ equivalence_margin_sd = 0.5  # smaller differences count as none, in standard de
 # could be seen.
 
 # %%
-orientations = results.read_table(run_dir, "orientations.csv") if results.exists(run_dir, "orientations.csv") else None
+orientations, necks, defects = (
+    results.read_table(run_dir, name) if results.exists(run_dir, name) else None
+    for name in ("orientations.csv", "necks.csv", "defects.csv")
+)
 dots = dot_tables.join(results.read_table(run_dir, "centres.csv"), orientations)
-cell = dot_tables.mean_cell(results.read_json(run_dir, "superlattice.json"))
 dots.head()
 
 # %%
-necks = results.read_table(run_dir, "necks.csv") if results.exists(run_dir, "necks.csv") else neck_tables.none()
-defects = results.read_table(run_dir, "defects.csv") if results.exists(run_dir, "defects.csv") else None
+cell = dot_tables.mean_cell(results.read_json(run_dir, "superlattice.json"))
+necks = neck_tables.none() if necks is None else necks
 rotations = dot_tables.rotations(dots, cell)
 oriented = int(np.isfinite(rotations).all((1, 2)).sum())
-print(f"{len(dots)} dots in {dots['layer'].nunique()} layers, {oriented} with an orientation, {len(necks)} neighbour pairs")
+print(
+    f"{len(dots)} dots in {dots['layer'].nunique()} layers, {oriented} with an orientation, {len(necks)} neighbour pairs"
+)
 
 # %% [markdown]
 # ## The frame of the film
@@ -106,23 +110,21 @@ print(f"{blocks.max() + 1} columns, {np.bincount(blocks).mean():.1f} dots each")
 # %%
 sigma_height = dot_tables.sigma_along(dots, frame[:, 2])
 options = {"n_resamples": n_resamples, "rng": rng}
-planarity = mesoscale.layer_widths(
-    film[:, 2], film[:, :2], layer, sigma_nm=sigma_height, blocks=blocks, **options
-)
+planarity = mesoscale.layer_widths(film[:, 2], film[:, :2], layer, sigma_nm=sigma_height, blocks=blocks, **options)
 planarity.round(3)
 
-# %% [markdown]
-# The dots at the edge were cut when the needle was made; the same widths without them:
-
 # %%
+# The dots at the edge were cut when the needle was made; the same widths without them.
 inner = ~dots["at_edge"].to_numpy(bool)
 planarity_inner = mesoscale.layer_widths(
-    film[inner, 2], film[inner, :2], layer[inner],
-    sigma_nm=sigma_height[inner], blocks=blocks[inner], **options,
+    film[inner, 2],
+    film[inner, :2],
+    layer[inner],
+    sigma_nm=sigma_height[inner],
+    blocks=blocks[inner],
+    **options,
 )
-widths = planarity.merge(
-    planarity_inner[["layer", "fwhm_nm"]].rename(columns={"fwhm_nm": "fwhm_inner_nm"}), how="left"
-)
+widths = planarity.merge(planarity_inner[["layer", "fwhm_nm"]].rename(columns={"fwhm_nm": "fwhm_inner_nm"}), how="left")
 
 # %% [markdown]
 # **A case whose answer is known.** Two thousand heights of 1.00 nm FWHM on a tilted plane, measured with an
@@ -142,8 +144,7 @@ for number in np.unique(layer):
     rows = layer == number
     height_table.loc[rows, "height_nm"] = film[rows, 2] - mesoscale.plane_values(film[rows, 2], film[rows, :2])
 fig = analysis_figures.planarity(height_table, widths)
-results.save_figure(fig, run_dir, "fig_2d_planarity", {"heights": height_table, "layers": widths});
-
+results.save_figure(fig, run_dir, "fig_2d_planarity", {"heights": height_table, "layers": widths})
 # %% [markdown]
 # Another choice: the line through the probability plot of the heights, which a few outliers do not
 # move. Where it is much narrower than the maximum-likelihood width, a layer has stragglers.
@@ -160,16 +161,21 @@ variants.join(widths.set_index("layer")[["fwhm_raw_nm"]]).round(3)
 
 # %%
 normals = np.linalg.inv(cell)[:2] / np.linalg.norm(np.linalg.inv(cell)[:2], axis=1, keepdims=True)
-planes = pd.concat([
-    mesoscale.layer_widths(
-        xyz @ normal, dots[["i", "j"]].to_numpy(float), layer,
-        sigma_nm=dot_tables.sigma_along(dots, normal), blocks=blocks, **options,
-    ).assign(plane=name)
-    for name, normal in zip(("100", "010"), normals)
-])
+planes = pd.concat(
+    [
+        mesoscale.layer_widths(
+            xyz @ normal,
+            dots[["i", "j"]].to_numpy(float),
+            layer,
+            sigma_nm=dot_tables.sigma_along(dots, normal),
+            blocks=blocks,
+            **options,
+        ).assign(plane=name)
+        for name, normal in zip(("100", "010"), normals)
+    ]
+)
 fig = analysis_figures.plane_widths(planes)
-results.save_figure(fig, run_dir, "fig_s12_plane_widths", planes);
-
+results.save_figure(fig, run_dir, "fig_s12_plane_widths", planes)
 # %%
 plane_slopes = {
     name: statistics.weighted_slope(own["layer"], own["fwhm_raw_nm"], own["fwhm_raw_nm_sigma"])
@@ -191,12 +197,8 @@ diameter = neck_tables.diameters(pairs, blocks, **options)
 neck_layers.round(3).head(8)
 
 # %%
-if len(neck_layers):
-    fig = analysis_figures.neck_diameters(neck_layers)
-    results.save_figure(fig, run_dir, "fig_2e_necks", neck_layers)
-else:
-    print("No necks were measured on this sample: Fig. 2e is left out.")
-
+fig = analysis_figures.neck_diameters(neck_layers)
+results.save_figure(fig, run_dir, "fig_2e_necks", neck_layers)
 # %% [markdown]
 # The paper finds even diameters from C1 to C6 and thinner necks above. A straight line, each direction
 # about its own mean, over the lower and over the upper layers:
@@ -221,8 +223,7 @@ tables = {
 }
 directions = pd.concat([table.assign(kind=kind) for kind, table in tables.items()], ignore_index=True)
 fig = analysis_figures.orientation_spread(directions)
-results.save_figure(fig, run_dir, "fig_3_spread", directions);
-
+results.save_figure(fig, run_dir, "fig_3_spread", directions)
 # %% [markdown]
 # Errors of measurement widen both. A rotation error of σ (rms) gives each angle σ/√3; an error of the two
 # centres of a pair gives √2 σ/d. Their widths are taken off in quadrature, which is exact for Gaussians.
@@ -257,16 +258,12 @@ pd.DataFrame({"AL / SL": al_to_sl.as_result(), "within layer / all": within.as_r
 # %%
 means = layer_means.layer_orientations(rotations, layer, frame=frame, sigma_deg=sigma_deg)
 fig = analysis_figures.layer_orientation(means)
-results.save_figure(fig, run_dir, "fig_3_layers", means);
-
-# %%
+results.save_figure(fig, run_dir, "fig_3_layers", means)
 normal = frame[:, 2]
 roll = layer_means.layer_roll(rotations, layer, [2], [6], normal=normal, blocks=blocks, **options)
-turn = layer_means.layer_roll(
-    rotations, layer, [2, 3, 4, 5, 6], [7, 8, 9], normal=normal, blocks=blocks, **options
-)
-print(f"C2 to C6: roll {roll['roll'].value:.2f}° about {roll['axis'].round(2)} of the crystal")
-print(f"C2–C6 to C7–C9: in-plane turn {turn['turn'].value:.2f}°")
+turn = layer_means.layer_roll(rotations, layer, [2, 3, 4, 5, 6], [7, 8, 9], normal=normal, blocks=blocks, **options)
+print(f"axis of the roll in the crystal: {roll['axis'].round(3)}")
+pd.DataFrame({"roll, C2 to C6": roll["roll"].as_result(), "turn, C2–C6 to C7–C9": turn["turn"].as_result()})
 
 # %% [markdown]
 # ## Are dots beside a vacancy looser?
@@ -282,7 +279,10 @@ displacement = np.linalg.norm(trapping.fit_lattice(xyz, dots[dot_tables.INDICES]
 looseness = {"deg": layer_means.from_layer_mean(rotations, layer), "nm": displacement}
 vacancy = {
     unit: statistics.equivalence(
-        np.where(beside | six, values, np.nan), beside, layer, blocks,
+        np.where(beside | six, values, np.nan),
+        beside,
+        layer,
+        blocks,
         margin=equivalence_margin_sd * float(np.nanstd(values)) if np.isfinite(values).any() else np.nan,
         **options,
     )
@@ -317,9 +317,6 @@ by_sd = spread_table.pivot(index="kind", columns="direction", values="sd_deg")
 whole = neck_layers[neck_layers["axis"] == "all"].drop(columns=["axis", "diameter_sd_nm"])
 layers = widths.merge(means, on="layer").merge(whole, on="layer", how="left")
 results.write_table(run_dir, "layers.csv", layers)
-layers.round(3)
-
-# %%
 values = [
     results.value("al_to_sl_spread", **al_to_sl.as_result()),
     results.value("within_layer_to_global_spread", **within.as_result()),
@@ -339,8 +336,6 @@ for unit, found in vacancy.items():
     values.append(results.value(f"vacancy_difference_{unit}", unit=unit, **found["difference"].as_result()))
 for name, slope in plane_slopes.items():
     values.append(results.value(f"plane_width_{name}_slope", unit="nm per layer", **slope.as_result()))
-
-# %%
 for name, table, column, unit in (
     ("planarity_fwhm_nm", planarity, "fwhm_nm", "nm"),
     ("planarity_fwhm_raw_nm", planarity, "fwhm_raw_nm", "nm"),
@@ -357,8 +352,6 @@ for row in neck_layers[neck_layers["axis"] != "all"].to_dict("records"):
 for row in means.to_dict("records"):
     found = statistics.row_estimate(row, "c_to_normal_deg", "n_oriented", reason="no orientations or no errors")
     values.append(results.value("c_axis_to_normal_deg", unit="deg", index=f"C{row['layer']}", **found.as_result()))
-
-# %%
 results.record(run_dir, "05_mesoscale", values)
 
 # %% [markdown]

@@ -103,7 +103,9 @@ table = []
 for error_deg in (0.0, 1.0, 2.0, 3.0):
     turns = rng.normal(0, 2.0, (4000, 1)) * test_axis
     noisy = turns + rng.normal(0, error_deg / np.sqrt(3), (4000, 3))
-    table.append([error_deg] + [neighbours.common_axis(neighbours.second_moment(noisy, n))[1] for n in (0, error_deg**2)])
+    table.append(
+        [error_deg] + [neighbours.common_axis(neighbours.second_moment(noisy, n))[1] for n in (0, error_deg**2)]
+    )
 pd.DataFrame(table, columns=["error (°)", "raw", "corrected"]).round(3)
 
 # %% [markdown]
@@ -116,7 +118,9 @@ pd.DataFrame(table, columns=["error (°)", "raw", "corrected"]).round(3)
 
 # %%
 common = neighbours.axis_and_variance(pairs, blocks, **options)
-print(f"axis {common['axis'].round(3)} (raw {common['axis_raw'].round(3)}), 95 % of resamples within {common['axis_scatter_deg']:.1f}°")
+print(
+    f"axis {common['axis'].round(3)} (raw {common['axis_raw'].round(3)}), 95 % of resamples within {common['axis_scatter_deg']:.1f}°"
+)
 pd.DataFrame({k: common[k].as_result() for k in ("variance", "variance_raw", "angle_120", "angle_110", "angle_family")})
 
 # %% [markdown]
@@ -128,7 +132,16 @@ pd.DataFrame({k: common[k].as_result() for k in ("variance", "variance_raw", "an
 # %%
 twists = {axis: neighbours.twist(pairs, axis, blocks, **options) for axis in "ABC"}
 twist_table = pd.DataFrame(
-    [{"axis": a, "twist_raw": t["raw"].value, "twist": t["clean"].value, "low": t["clean"].low, "high": t["clean"].high} for a, t in twists.items()]
+    [
+        {
+            "axis": a,
+            "twist_raw": t["raw"].value,
+            "twist": t["clean"].value,
+            "low": t["clean"].low,
+            "high": t["clean"].high,
+        }
+        for a, t in twists.items()
+    ]
 )
 twist_table.round(3)
 
@@ -154,14 +167,27 @@ print(f"all alike: {same:.3f};  two grains turned by 180°, tr/3 = −1/3: {two:
 
 # %%
 disorder = entropy.layer_disorder(pairs, rotations, dots, frame=frame, blocks=blocks, **options)
-columns = ["layer", "n", "n_equal", "n_pairs", "theta_deg", "theta_c_deg", "spread_deg", "entropy", "entropy_raw", "entropy_pearson"]
+columns = [
+    "layer",
+    "n",
+    "n_equal",
+    "n_pairs",
+    "theta_deg",
+    "theta_c_deg",
+    "spread_deg",
+    "entropy",
+    "entropy_raw",
+    "entropy_pearson",
+]
 disorder[columns].round(4)
 
 # %% [markdown]
 # The same without the dots at the edge:
 
 # %%
-inner = entropy.layer_disorder(pairs, rotations, dots, frame=frame, blocks=blocks, inner_only=True, **options)
+inner = entropy.layer_disorder(
+    pairs, rotations, dots, frame=frame, blocks=blocks, inner_only=True, n_resamples=20, rng=rng
+)
 disorder = disorder.merge(inner[["layer", "theta_deg", "entropy"]], on="layer", how="left", suffixes=("", "_inner"))
 disorder[["layer", "theta_deg", "theta_deg_inner", "entropy", "entropy_inner"]].round(4)
 
@@ -172,7 +198,9 @@ disorder[["layer", "theta_deg", "theta_deg_inner", "entropy", "entropy_inner"]].
 # %%
 correlation = entropy.correlation(disorder["theta_deg"], disorder["entropy"])
 with_spread = entropy.correlation(disorder["spread_deg"], disorder["entropy"])
-print(f"entropy with mean θ of the layer: {correlation.value:.3f};  with its rms misorientation: {with_spread.value:.3f}")
+print(
+    f"entropy with mean θ of the layer: {correlation.value:.3f};  with its rms misorientation: {with_spread.value:.3f}"
+)
 
 # %% [markdown]
 # ## Is the maximum inside, and is the change gradual?
@@ -195,8 +223,11 @@ inside | {"layer of the maximum": most}
 # %%
 flat = planarity.set_index("layer").loc[disorder["layer"]]
 steps = entropy.abrupt_against_gradual(
-    flat["fwhm_nm"].to_numpy(float), flat["fwhm_nm_sigma"].to_numpy(float),
-    disorder["theta_deg"].to_numpy(float), disorder["theta_deg_sigma"].to_numpy(float), rng=rng,
+    flat["fwhm_nm"].to_numpy(float),
+    flat["fwhm_nm_sigma"].to_numpy(float),
+    disorder["theta_deg"].to_numpy(float),
+    disorder["theta_deg_sigma"].to_numpy(float),
+    rng=rng,
 )
 pd.DataFrame({name: e.as_result() for name, e in steps.items()})
 
@@ -214,8 +245,9 @@ marked = pd.DataFrame(
 
 # %%
 fig = analysis_figures.neighbours(plotted, disorder, marked, twist_table)
-results.save_figure(fig, run_dir, "fig_4_neighbours", {"pairs": plotted, "layers": disorder, "axes": marked, "twist": twist_table});
-
+results.save_figure(
+    fig, run_dir, "fig_4_neighbours", {"pairs": plotted, "layers": disorder, "axes": marked, "twist": twist_table}
+)
 # %% [markdown]
 # ## Exercises
 #
@@ -225,7 +257,9 @@ results.save_figure(fig, run_dir, "fig_4_neighbours", {"pairs": plotted, "layers
 turned = lattice.axis_angle(np.array([1.0, 2.0, 3.0]), 0.7) @ rotations
 again = neighbours.pair_table(turned, all_pairs, dots["sigma_deg"].to_numpy(float))
 change = np.abs(again[neighbours.DELTA] - pairs[neighbours.DELTA]).to_numpy().max()
-print(f"δ changes by at most {change:.1e}°: θ, axis, twist and entropy do not depend on the lab frame, the Pearson entropy does")
+print(
+    f"δ changes by at most {change:.1e}°: θ, axis, twist and entropy do not depend on the lab frame, the Pearson entropy does"
+)
 
 # %% [markdown]
 # 2. Were the error of every orientation 1.9°, as the paper gives, and were it an rms error, what mean
@@ -234,7 +268,9 @@ print(f"δ changes by at most {change:.1e}°: θ, axis, twist and entropy do not
 # %% tags=["solution"]
 sigma = 1.9 * np.sqrt(2)
 length = np.linalg.norm(moments.normal_vectors(np.eye(3) * sigma**2 / 3), axis=1).mean()
-print(f"{length:.2f}° between neighbours; {length / np.sqrt(2):.2f}° from a perfect lattice, of the 2.5° that the paper gives")
+print(
+    f"{length:.2f}° between neighbours; {length / np.sqrt(2):.2f}° from a perfect lattice, of the 2.5° that the paper gives"
+)
 
 # %% [markdown]
 # ## What is kept
@@ -244,8 +280,16 @@ results.write_table(run_dir, "neighbours.csv", pairs.drop(columns=["row_1", "row
 results.write_table(run_dir, "layer_disorder.csv", disorder)
 no_axis = common["variance"].reason or "no misorientation beyond the noise"
 values = [
-    results.value("nn_axis", common["axis"], n=len(pairs), reason=None if np.isfinite(common["axis"]).all() else no_axis),
-    results.value("nn_axis_scatter_deg", common["axis_scatter_deg"], "deg", n=len(pairs), reason=no_axis if np.isnan(common["axis_scatter_deg"]) else None),
+    results.value(
+        "nn_axis", common["axis"], n=len(pairs), reason=None if np.isfinite(common["axis"]).all() else no_axis
+    ),
+    results.value(
+        "nn_axis_scatter_deg",
+        common["axis_scatter_deg"],
+        "deg",
+        n=len(pairs),
+        reason=no_axis if np.isnan(common["axis_scatter_deg"]) else None,
+    ),
     results.value("nn_axis_to_120_deg", unit="deg", **common["angle_120"].as_result()),
     results.value("nn_axis_to_110_deg", unit="deg", **common["angle_110"].as_result()),
     results.value("nn_axis_to_120_family_deg", unit="deg", **common["angle_family"].as_result()),
@@ -258,7 +302,9 @@ values = [
     results.value("theta_mean_c_deg", unit="deg", **angles["to the next layer"]["mean"].as_result()),
     results.value("entropy_theta_correlation", **correlation.as_result()),
     results.value("entropy_max_layer", most, n=len(profile), reason=None if most else "a layer has no entropy"),
-    results.value("entropy_interior_excess_p", inside["p"], n=len(profile), reason=None if most else "a layer has no entropy"),
+    results.value(
+        "entropy_interior_excess_p", inside["p"], n=len(profile), reason=None if most else "a layer has no entropy"
+    ),
     results.value("abrupt_minus_gradual", **steps["difference"].as_result()),
 ]
 
@@ -267,8 +313,11 @@ for axis, found in twists.items():
     values.append(results.value(f"twist_{axis.lower()}", **found["clean"].as_result()))
     values.append(results.value(f"twist_{axis.lower()}_raw", **found["raw"].as_result()))
 for name, column, unit in (
-    ("theta_mean_deg", "theta_deg", "deg"), ("theta_mean_c_deg", "theta_c_deg", "deg"),
-    ("entropy", "entropy", ""), ("entropy_raw", "entropy_raw", ""), ("entropy_pearson", "entropy_pearson", ""),
+    ("theta_mean_deg", "theta_deg", "deg"),
+    ("theta_mean_c_deg", "theta_c_deg", "deg"),
+    ("entropy", "entropy", ""),
+    ("entropy_raw", "entropy_raw", ""),
+    ("entropy_pearson", "entropy_pearson", ""),
 ):
     for index, found in statistics.layer_estimates(disorder, column):
         values.append(results.value(name, unit=unit, index=index, **found.as_result()))

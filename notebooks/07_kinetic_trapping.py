@@ -55,7 +55,9 @@ mean_cell = dot_tables.mean_cell(results.read_json(run_dir, "superlattice.json")
 rotations = dot_tables.rotations(dots, mean_cell)
 mono_file = results.read_json(run_dir, "mono.json")
 mono = np.array(mono_file["R_mono"], float)
-print(f"{len(dots)} dots; R_mono: facets of {mono_file['facet_nm']:.2f} nm overlap by {100 * mono_file['overlap_fraction']:.1f} %")
+print(
+    f"{len(dots)} dots; R_mono: facets of {mono_file['facet_nm']:.2f} nm overlap by {100 * mono_file['overlap_fraction']:.1f} %"
+)
 
 # %% [markdown]
 # ## The perfect lattice
@@ -78,7 +80,9 @@ sites = np.stack(np.meshgrid(*[np.arange(6)] * 3, indexing="ij"), -1).reshape(-1
 moved = rng.random(len(sites)) < 0.05
 test = sites @ cell.T + np.where(moved[:, None], [0.0, 0.0, 3.0], 0.0)
 found, _, residual = trapping.fit_lattice(test, sites)
-print(f"largest error of the cell {np.abs(found - cell).max():.1e} nm; found {np.sum(np.linalg.norm(residual, axis=1) > 1)} of {moved.sum()} moved dots")
+print(
+    f"largest error of the cell {np.abs(found - cell).max():.1e} nm; found {np.sum(np.linalg.norm(residual, axis=1) > 1)} of {moved.sum()} moved dots"
+)
 
 # %%
 table = trapping.dot_table(dots, rotations, mono, cell, displacement)
@@ -131,13 +135,15 @@ pd.DataFrame({"R_mono fixed": fixed["mean"].as_result(), "R_mono uncertain": mis
 references = {"R_mono": mono, "polar": np.array(mono_file["polar"], float)}
 if oriented.any():
     references["mean of the dots"] = lattice.mean_rotation(rotations[oriented])
-by_reference = pd.DataFrame({
-    name: {
-        "mean misorientation (°)": moments.mean_length(trapping.turn_vectors(rotations[oriented], R), noise),
-        "angle to R_mono (°)": float(lattice.disorientation_deg(R, mono)),
+by_reference = pd.DataFrame(
+    {
+        name: {
+            "mean misorientation (°)": moments.mean_length(trapping.turn_vectors(rotations[oriented], R), noise),
+            "angle to R_mono (°)": float(lattice.disorientation_deg(R, mono)),
+        }
+        for name, R in references.items()
     }
-    for name, R in references.items()
-})
+)
 by_reference.round(3)
 
 # %% [markdown]
@@ -156,7 +162,7 @@ pd.DataFrame({d: {"raw": s["raw"].value, **s["clean"].as_result()} for d, s in s
 # %%
 layers = trapping.layer_table(table, near, rotations, blocks, **options)
 inner = ~table["at_edge"].to_numpy(bool)
-layers_inner = trapping.layer_table(table[inner], near[:0], rotations[inner], blocks[inner], **options)
+layers_inner = trapping.layer_table(table[inner], near[:0], rotations[inner], blocks[inner], n_resamples=20, rng=rng)
 names = ["misorientation_deg", *[f"displacement_sd_{d}_nm" for d in trapping.DIRECTIONS]]
 layers = layers.merge(layers_inner[["layer", *names]], on="layer", how="left", suffixes=("", "_inner"))
 results.write_table(run_dir, "layer_trapping.csv", layers)
@@ -164,8 +170,7 @@ layers[["layer", "n", *names]].round(3)
 
 # %%
 fig = analysis_figures.trapping(table, layers)
-results.save_figure(fig, run_dir, "fig_5_trapping", {"dots": table, "layers": layers});
-
+results.save_figure(fig, run_dir, "fig_5_trapping", {"dots": table, "layers": layers})
 # %% [markdown]
 # Without the dots at the edge:
 
@@ -189,7 +194,9 @@ pd.DataFrame({d: e.as_result() for d, e in contrast.items()})
 # %% tags=["solution"]
 plain_cell, _, plain = trapping.fit_lattice(xyz, dots[dot_tables.INDICES].to_numpy(), iterations=1)
 plain_table = trapping.dot_table(dots, rotations, mono, plain_cell, plain)
-pd.DataFrame({"robust": table.filter(like="displacement_").std(), "plain": plain_table.filter(like="displacement_").std()}).round(4)
+pd.DataFrame(
+    {"robust": table.filter(like="displacement_").std(), "plain": plain_table.filter(like="displacement_").std()}
+).round(4)
 
 # %% [markdown]
 # 2. Is a dot that is far from its site also far from $R_\mathrm{mono}$?
@@ -197,7 +204,9 @@ pd.DataFrame({"robust": table.filter(like="displacement_").std(), "plain": plain
 # %% tags=["solution"]
 far = np.linalg.norm(displacement, axis=1)
 both = np.isfinite(table["misorientation_deg"])
-print(f"correlation of distance and misorientation: {np.corrcoef(far[both], table['misorientation_deg'][both])[0, 1]:.2f}")
+print(
+    f"correlation of distance and misorientation: {np.corrcoef(far[both], table['misorientation_deg'][both])[0, 1]:.2f}"
+)
 
 # %% [markdown]
 # ## What is kept
@@ -212,8 +221,12 @@ values = [
 for direction, found in spread.items():
     values.append(results.value(f"displacement_sd_{direction}_nm", unit="nm", **found["clean"].as_result()))
     values.append(results.value(f"displacement_sd_raw_{direction}_nm", unit="nm", **found["raw"].as_result()))
-    values.append(results.value(f"displacement_interior_excess_{direction}_nm", unit="nm", **contrast[direction].as_result()))
-values.append(results.value("mono_misorientation_interior_excess_deg", unit="deg", **contrast["misorientation"].as_result()))
+    values.append(
+        results.value(f"displacement_interior_excess_{direction}_nm", unit="nm", **contrast[direction].as_result())
+    )
+values.append(
+    results.value("mono_misorientation_interior_excess_deg", unit="deg", **contrast["misorientation"].as_result())
+)
 
 # %%
 for name, column, unit in (
@@ -222,10 +235,12 @@ for name, column, unit in (
 ):
     for index, found in statistics.layer_estimates(layers, column):
         values.append(results.value(name, unit=unit, index=index, **found.as_result()))
-for row in layers.reindex(columns=[*layers, "misorientation_low_deg", "misorientation_high_deg"]).drop_duplicates("layer").to_dict("records"):
-    ends = [row["misorientation_low_deg"], row["misorientation_high_deg"]]
-    results_row = results.value("mono_misorientation_range_deg", np.ravel(ends)[:2], "deg", index=f"C{row['layer']}", n=row["n"], reason=None if np.isfinite(ends).all() else "too few orientations")
-    values.append(results_row)
+for row in layers.to_dict("records"):
+    ends = [row["low_deg"], row["high_deg"]]
+    reason = None if np.isfinite(ends).all() else "too few orientations"
+    values.append(
+        results.value("mono_misorientation_range_deg", ends, "deg", index=f"C{row['layer']}", n=row["n"], reason=reason)
+    )
 results.record(run_dir, "07_kinetic_trapping", values)
 
 # %% [markdown]

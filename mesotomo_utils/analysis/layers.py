@@ -37,9 +37,10 @@ def layer_orientations(
     -------
     DataFrame with ``layer, n_oriented, qw, qx, qy, qz`` of the mean; ``roll_deg`` (about an axis
     in the film plane) and ``turn_deg`` (about the film normal, counterclockwise from above) from
-    the mean of all; ``roll_signed_deg``, the part of the roll about the axis common to the layers; ``roll_a, roll_b, roll_c``, the rotation vector in the crystal frame in
-    degrees; ``spread_deg``, the rms misorientation within the layer without noise;
-    ``c_to_normal_deg``, rms angle of c to the film normal without noise, and
+    the mean of all; ``roll_signed_deg``, the part of the roll about the axis common to the layers
+    (its largest crystal component positive); ``roll_a, roll_b, roll_c``, the rotation vector in
+    the crystal frame in degrees; ``spread_deg``, the rms misorientation within the layer without
+    noise; ``c_to_normal_deg``, rms angle of c to the film normal without noise, and
     ``c_mean_to_normal_deg``, that of the mean c axis.
     """
     known = np.isfinite(rotations).all((1, 2))
@@ -74,8 +75,8 @@ def layer_orientations(
         flat = lab - np.outer(lab @ normal, normal)
         good = np.isfinite(flat).all(1)
         axis = np.linalg.svd(flat[good])[2][0]
-        # of the two signs the one with which the film rolls forward towards its middle
-        axis = axis * (np.sign(np.nanmean(flat[1:-1] @ axis)) or 1.0)
+        crystal = overall.T @ axis
+        axis = axis * np.sign(crystal[np.argmax(np.abs(crystal))])
         result["roll_signed_deg"] = flat @ axis
     return result
 

@@ -20,8 +20,8 @@ def noise_variance(sigma: np.ndarray) -> float:
 
 @lru_cache(maxsize=1)
 def _normal_points() -> np.ndarray:
-    """4096 quasi-random standard normal vectors and their opposites, (8192, 3)."""
-    sobol = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(0)).random(4096)
+    """1024 quasi-random standard normal vectors and their opposites, (2048, 3)."""
+    sobol = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(0)).random(1024)
     points = stats.norm.ppf(np.clip(sobol, 1e-9, 1 - 1e-9))
     points -= points.mean(0)
     white = np.linalg.inv(np.linalg.cholesky(points.T @ points / len(points))).T
@@ -40,7 +40,7 @@ def normal_vectors(covariance: np.ndarray, mean: np.ndarray | None = None) -> np
 
     Returns
     -------
-    (8192, 3) vectors.
+    (2048, 3) vectors.
     """
     values, axes = np.linalg.eigh(np.asarray(covariance, float))
     root = axes * np.sqrt(np.maximum(values, 0.0))

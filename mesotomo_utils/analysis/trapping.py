@@ -290,7 +290,7 @@ def layer_table(
     DataFrame ``layer, n``; with ``_sigma, _low, _high`` each ``misorientation_deg`` (mean,
     without noise, R_mono's own uncertainty in the interval), ``misorientation_raw_deg``,
     ``displacement_sd_a_nm`` … ``_n_nm`` (without noise, about the layer's mean);
-    ``misorientation_low_deg``, ``misorientation_high_deg`` (central 95 % of the dots, raw);
+    ``low_deg``, ``high_deg`` (central 95 % of the dots, raw);
     ``displacement_sd_raw_*_nm`` and ``displacement_mean_n_nm``.
     """
     turn = table[["turn_a_deg", "turn_b_deg", "turn_c_deg"]].to_numpy(float)
@@ -313,9 +313,10 @@ def layer_table(
             found[f"displacement_sd_{direction}_nm"] = sd["clean"]
             record[f"displacement_sd_raw_{direction}_nm"] = sd["raw"].value
         record["displacement_mean_n_nm"] = part["displacement_n_nm"].mean()
+        record["low_deg"] = record["high_deg"] = np.nan
         if len(known) >= 5:
             ends = np.quantile(table["misorientation_deg"].to_numpy()[known], [0.025, 0.975])
-            record["misorientation_low_deg"], record["misorientation_high_deg"] = ends
+            record["low_deg"], record["high_deg"] = ends
         for name, estimate in found.items():
             record |= {key: value[0] for key, value in statistics.columns(name, [estimate]).items()}
         records.append(record)

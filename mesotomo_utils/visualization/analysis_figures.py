@@ -74,6 +74,9 @@ def neck_diameters(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylim(0, 104)
     axes[1, 0].set_ylim(bottom=0)
     axes[1, 0].set_xlabel("Layer")
+    if table.empty:
+        axes[0, 0].text(0.5, 0.5, "not measured", transform=axes[0, 0].transAxes, ha="center")
+        return fig
     axes[0, 0].legend(ncols=3, loc="lower left", bbox_to_anchor=(0.3, 1), title=None)
     figures.layer_axis(axes[1, 0], sorted(set(table["layer"])))
     axes[1, 0].set_xlim(right=table["layer"].max() + 1)
@@ -87,13 +90,13 @@ def plane_widths(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table
-        Columns ``layer, plane`` ("100" or "010"), ``fwhm_nm`` with ``_low, _high``.
+        Columns ``layer, plane`` ("100" or "010"), ``fwhm_raw_nm`` with ``_low, _high``.
     """
     fig, axes = figures.new_figure(height_in=2.1)
     ax = axes[0, 0]
     for plane, axis, shift in (("100", "A", -0.1), ("010", "B", 0.1)):
         own = table[table["plane"].astype(str).str.zfill(3) == plane]
-        with_intervals(ax, own, "fwhm_nm", colour=figures.DIRECTION_COLOURS[axis], label=f"({plane})", shift=shift)
+        with_intervals(ax, own, "fwhm_raw_nm", colour=figures.DIRECTION_COLOURS[axis], label=f"({plane})", shift=shift)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("Layer")
     ax.set_ylabel("Width of the planes, FWHM (nm)")
@@ -175,9 +178,7 @@ def layer_orientation(layers: pd.DataFrame) -> Figure:
     return fig
 
 
-def neighbours(
-    pairs: pd.DataFrame, layers: pd.DataFrame, axes_table: pd.DataFrame, twist: pd.DataFrame
-) -> Figure:
+def neighbours(pairs: pd.DataFrame, layers: pd.DataFrame, axes_table: pd.DataFrame, twist: pd.DataFrame) -> Figure:
     """Fig. 4: misorientation of neighbours, its axis, twist, and disorder of the layers.
 
     Parameters
@@ -281,7 +282,8 @@ def trapping(dots: pd.DataFrame, layers: pd.DataFrame) -> Figure:
 
 def strips(ax: Axes, layer: pd.Series, values: pd.Series) -> None:
     """Draw every dot's value above its layer, coloured by layer, spread sideways in a fixed
-    pattern."""
+    pattern.
+    """
     layer, values = np.asarray(layer), np.asarray(values, float)
     numbers = np.unique(layer)
     for number, colour in zip(numbers, figures.layer_colours(len(numbers)), strict=True):
