@@ -53,9 +53,8 @@ def write_dots_vtp(path: str | Path, dots: pd.DataFrame, pairs: pd.DataFrame) ->
     ValueError
         A position column is missing.
     """
-    import pyvista  # a second to import; CSV and XYZ never need it
-
     _require(dots, POSITION)
+    pyvista = glyphs.quiet_pyvista()
     n = len(dots)
     lines = np.column_stack([np.full(len(pairs), 2), pairs[["row_1", "row_2"]].to_numpy(int)])
     data = pyvista.PolyData(

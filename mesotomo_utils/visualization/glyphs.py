@@ -359,14 +359,14 @@ def render(
 
 def to_polydata(mesh: Mesh):
     """The mesh as :class:`pyvista.PolyData` with the colours as cell array ``rgb`` (uint8)."""
-    pyvista = _pyvista()
+    pyvista = quiet_pyvista()
     faces = np.insert(mesh.faces, 0, 4, axis=1)
     data = pyvista.PolyData(mesh.points, faces=faces.ravel())
     data.cell_data["rgb"] = np.round(255 * mesh.colours).astype(np.uint8)
     return data
 
 
-def _pyvista() -> ModuleType:
+def quiet_pyvista() -> ModuleType:
     """Import pyvista, quietly; it takes a second, and the other renderer never needs it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm misses ipywidgets
@@ -383,7 +383,7 @@ def _part(mesh: Mesh, chosen: np.ndarray) -> Mesh:
 
 
 def _render_pyvista(mesh: Mesh, frame: np.ndarray, extent: tuple, size: tuple[int, int]) -> np.ndarray:
-    pyvista = _pyvista()
+    pyvista = quiet_pyvista()
     left, right, bottom, top = extent
     plotter = pyvista.Plotter(off_screen=True, window_size=size, lighting="none")
     # Pictures are drawn larger than they are printed: that smooths edges more cheaply.
