@@ -136,7 +136,15 @@ def test_windows_are_cut_where_the_object_is():
 def test_diameter_of_a_disc():
     y, x = np.mgrid[:100, :120]
     volume = np.broadcast_to(3.0 * (np.hypot(y - 45, x - 60) < 30) + 1, (4, 100, 120))
-    assert resolution.object_diameter_nm(volume, 0.5) == pytest.approx(30, rel=0.01)
+    assert resolution.object_diameter_nm(volume, 0.5) == pytest.approx(30, rel=0.02)
+
+
+def test_box_of_an_object():
+    volume = np.random.default_rng(0).normal(0, 0.3, (80, 90, 100))
+    volume[30:60, 20:50, 40:90] += 1
+    box = resolution.object_box(volume)
+    for found, expected in zip(box, ((30, 60), (20, 50), (40, 90)), strict=True):
+        assert (found.start, found.stop) == pytest.approx(expected, abs=2)
 
 
 def test_crowther():

@@ -14,6 +14,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 from scipy import fft
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from mesotomo_utils import backend
 
@@ -250,17 +251,52 @@ def object_diameter_nm(volume: np.ndarray, voxel_nm: float) -> float:
     Returns
     -------
     float
-        2 √(area/π), nm, where the area is that of the mean slice above half its 95th percentile's level.
+        2 √(area/π), nm, where the area is that of the smoothed mean slice above the middle between its border and
+        its 95th percentile.
 
     Raises
     ------
     ValueError
         The volume is not three-dimensional or is constant.
     """
+    return float(2 * math.sqrt(np.count_nonzero(_footprint(volume)) / math.pi) * voxel_nm)
+
+
+def object_box(volume: np.ndarray) -> Window:
+    """Smallest box that holds the object.
+
+    Parameters
+    ----------
+    volume
+        (Z, Y, X); a coarse level of a pyramid will do, and is smoother.
+
+    Returns
+    -------
+    tuple of slice
+        Along z, y, x: across the tilt axis the bounds of the smoothed mean slice above its half level, along it those
+        of the profile of mass.
+
+    Raises
+    ------
+    ValueError
+        The volume is not three-dimensional or is constant.
+    """
+    footprint = _footprint(volume)
+    profile = gaussian_filter1d(volume[:, footprint].mean(axis=1).astype(float), len(volume) / 60)
+    along = profile > np.percentile(profile, 95) / 2
+    bounds = []
+    for occupied in (along, footprint.any(axis=1), footprint.any(axis=0)):
+        where = np.flatnonzero(occupied)
+        bounds.append(slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, len(occupied)))
+    return tuple(bounds)
+
+
+def _footprint(volume: np.ndarray) -> np.ndarray:
+    """(Y, X) True where the smoothed mean slice holds object."""
     _check(volume)
-    mean = volume.mean(axis=0)
-    low, high = np.median(np.concatenate([mean[0], mean[-1], mean[:, 0], mean[:, -1]])), np.percentile(mean, 95)
-    return float(2 * math.sqrt(np.count_nonzero(mean > (low + high) / 2) / math.pi) * voxel_nm)
+    mean = gaussian_filter(volume.mean(axis=0, dtype=np.float64), max(volume.shape) / 60)
+    border = np.concatenate([mean[0], mean[-1], mean[:, 0], mean[:, -1]])
+    return mean > (np.median(border) + np.percentile(mean, 95)) / 2
 
 
 class _Shells:
