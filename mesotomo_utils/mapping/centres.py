@@ -1,299 +1,46 @@
 """Where every quantum dot is: the centre of its body, without its necks.
 
-The dots are picked by normalised correlation with a template that is cut from the tomogram itself,
-averaged over all picks and refined iteratively. Each centre is then refined on its own, as the
-point about which the dot is its own mirror image (centre of inversion): size, shape and
-orientation of a dot do not move that point. What is no part of the body, a neck or a neighbour
-that comes near, stands on one side only; such voxels lose their weight.
+The dots are picked by normalised correlation with a template that is cut from the tomogram itself
+(:mod:`mesotomo_utils.mapping.template`). Each centre is then found on its own, as the point about
+which the dot is its own mirror image (centre of inversion): size, shape and orientation of a dot do
+not move that point. What is no part of the body, a neck or a neighbour that comes near, stands on
+one side only; such voxels lose their weight. A dot that the needle's edge has cut is no mirror image any
+more: the inner side of the mean dot is fitted to it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pandas as pd
-from scipy import fft as sfft
 from scipy import ndimage
 from scipy.spatial import cKDTree
-from skimage.filters import threshold_otsu
 
-from mesotomo_utils.backend import cpu_count
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.lattice import wahba
-from mesotomo_utils.mapping.sampling import Sampler, coarsen, offsets_nm, to_nm
+from mesotomo_utils.mapping.sampling import coarsen, offsets_nm
+from mesotomo_utils.mapping.template import (
+    SAME_DOT_DIAMETERS,
+    BodyImage,
+    Template,
+    correlate,
+    learn_template,
+    likely_dots,
+    mean_dot,
+    peaks,
+)
 
-#: Width of the low-pass and edge of the voxels, in dot diameters: 0.2 and 0.25 nm for 5 nm.
-SIGMA_DIAMETERS = 0.04
-STEP_DIAMETERS = 0.05
-#: Half the edge of the box of the template: it holds the body and half the way to the neighbours.
-BOX_DIAMETERS = 0.75
-#: Radius of the mask of the correlation: half the edge of a cube times the root of two.
-MASK_DIAMETERS = 0.71
-#: Radius of the ball that must fit everywhere into a body; necks are thinner than twice that.
-OPENING_DIAMETERS = 0.33
-#: Centres nearer than this are two picks of one dot: bodies are rigid and cannot overlap.
-SAME_DOT_DIAMETERS = 0.65
-#: A pick below this fraction of the median score is no dot.
-SCORE_FRACTION = 0.5
-#: A dot on the rim with more than this fraction of its core missing is cut by the edge of the needle.
+#: A dot on the rim with more than this fraction of its core missing is cut by the needle's edge.
 MISSING_CORE = 0.015
+#: With more than this missing the centre is that of the mean dot laid over what is left.
+MISSING_RECENTRE = 0.04
 #: With more than this missing it is not a dot that could be located.
 MISSING_MOST = 0.6
 #: Scales of the robust fit of a centre, in body contrasts, from the first step to the last.
 INVERSION_SCALES = (0.12, 0.08, 0.06, 0.06, 0.06)
 #: A first, coarse fit starts from the pick and from six points this far from it.
 START_DIAMETERS = 0.13
-
-
-@dataclass
-class BodyImage:
-    """A tomogram as the mapping of whole dots sees it: low-passed, coarse, contrast one.
-
-    Attributes
-    ----------
-    values
-        (nz, ny, nx) float32, 0 in the matrix between the dots and 1 in their bodies.
-    step_nm
-        Edge of its voxels, nm.
-    diameter_nm
-        Nominal dot diameter, nm.
-    background, contrast
-        Grey levels of the tomogram: matrix, and body above matrix.
-    """
-
-    values: np.ndarray
-    step_nm: float
-    diameter_nm: float
-    background: float
-    contrast: float
-    _sampler: Sampler | None = field(default=None, repr=False)
-
-    @property
-    def sampler(self) -> Sampler:
-        """Cubic-spline interpolation of ``values``, made when first asked for."""
-        if self._sampler is None:
-            self._sampler = Sampler(self.values, self.step_nm)
-        return self._sampler
-
-    @property
-    def half_box(self) -> int:
-        """Half the edge of the box around a dot, in voxels."""
-        return int(np.ceil(BOX_DIAMETERS * self.diameter_nm / self.step_nm))
-
-
-@dataclass(frozen=True)
-class Template:
-    """The mean dot, in a box of s voxels.
-
-    Attributes
-    ----------
-    values
-        (s, s, s) float32, 0 matrix, 1 body.
-    weights
-        (s, s, s) mask of the correlation: the body and what parts it from its neighbours.
-    body
-        (s, s, s) compact mask of the body and its blurred facets, without necks, fading to 0.
-    step_nm
-        Edge of the voxels, nm.
-    """
-
-    values: np.ndarray
-    weights: np.ndarray
-    body: np.ndarray
-    step_nm: float
-
-
-def body_image(volume, voxel_nm: float, *, diameter_nm: float) -> BodyImage:
-    """Filter the atomic lattice away and bring matrix and bodies to 0 and 1.
-
-    Parameters
-    ----------
-    volume
-        (nz, ny, nx) tomogram, NumPy or Zarr (read in slabs).
-    voxel_nm
-        Edge of its voxels, nm.
-    diameter_nm
-        Nominal diameter of the dots, nm.
-
-    Returns
-    -------
-    The image, with voxels of a twentieth of the diameter.
-
-    Raises
-    ------
-    ValueError
-        The diameter is not positive or under four voxels; the volume holds a value that is not
-        finite, or one value only.
-    """
-    if not diameter_nm > 0 or diameter_nm < 4 * voxel_nm:
-        raise ValueError(
-            f"diameter_nm: expected at least four voxels of {voxel_nm} nm, found {diameter_nm}; "
-            "correct quantum_dot.diameter_nm or the voxel size in the sample file"
-        )
-    step = max(STEP_DIAMETERS * diameter_nm, voxel_nm)
-    values = coarsen(volume, voxel_nm, step_nm=step, sigma_nm=SIGMA_DIAMETERS * diameter_nm)
-    if not np.isfinite(values).all():
-        raise ValueError("volume: values that are not finite; reconstruct the tomogram again")
-    if np.ptp(values) == 0:
-        raise ValueError(f"volume: every voxel is {values.flat[0]}; there is nothing to find")
-    background, contrast = _levels(values)
-    values -= np.float32(background)
-    values /= np.float32(contrast)
-    return BodyImage(values, step, float(diameter_nm), background, contrast)
-
-
-def _levels(values: np.ndarray) -> tuple[float, float]:
-    """Grey level of the matrix, and how much brighter the bodies are."""
-    thin = values[::2, ::2, ::2]
-    threshold = threshold_otsu(thin)
-    # A second cut within what is brighter than the first keeps clear of vacuum and of rims.
-    background = float(np.median(thin[thin < threshold]))
-    body = float(np.median(thin[thin > (threshold + thin[thin > threshold].mean()) / 2]))
-    return background, body - background
-
-
-# --- picks -----------------------------------------------------------------------------------
-
-
-def correlate(image: BodyImage, template: Template) -> np.ndarray:
-    """Normalised cross-correlation of the image with a template, at every voxel.
-
-    Returns
-    -------
-    (nz, ny, nx) float32 between -1 and 1. Where the image is nearly flat (vacuum, carbon) its own
-    contrast is replaced by a twentieth of that of a dot, so that noise gets no score.
-    """
-    mask = template.weights
-    total = float(mask.sum())
-    mean_template = (mask * template.values).sum() / total
-    centred = (template.values - mean_template) * mask
-    norm = np.sqrt((mask * (template.values - mean_template) ** 2).sum())
-    half = np.asarray(mask.shape) // 2
-    shape = [sfft.next_fast_len(n + 2 * h, real=True) for n, h in zip(image.values.shape, half)]
-    workers = cpu_count()
-
-    def transform(array):
-        return sfft.rfftn(array, shape, workers=workers)
-
-    def correlation(spectrum, kernel):
-        product = spectrum * np.conj(transform(kernel.astype(np.float32)))
-        full = sfft.irfftn(product, shape, workers=workers)
-        full = np.roll(full, half, axis=(0, 1, 2))
-        return full[tuple(slice(0, n) for n in image.values.shape)]
-
-    spectrum = transform(image.values)
-    top = correlation(spectrum, centred)
-    mean = correlation(spectrum, mask)
-    variance = correlation(transform(image.values**2), mask) - mean**2 / total
-    floor = 0.05 * total
-    return (top / (norm * np.sqrt(np.maximum(variance, 0) + floor))).astype(np.float32)
-
-
-def _ball(image: BodyImage) -> Template:
-    """First guess of a dot: a ball of the volume of a cube of the nominal edge, and a shell."""
-    radius = np.linalg.norm(offsets_nm(image.half_box, image.step_nm), axis=-1)
-    ball = 0.6 * image.diameter_nm
-    soft = SIGMA_DIAMETERS * image.diameter_nm * 2
-    values = 1 / (1 + np.exp(np.clip((radius - ball) / soft * 2, -50, 50)))
-    weights = (radius < BOX_DIAMETERS * image.diameter_nm).astype(np.float32)
-    return Template(values.astype(np.float32), weights, weights, image.step_nm)
-
-
-def _peaks(scores: np.ndarray, image: BodyImage, lowest: float) -> tuple[np.ndarray, np.ndarray]:
-    """Maxima of the correlation, best first, none nearer to a better one than a dot allows."""
-    top = (scores == ndimage.maximum_filter(scores, size=5, mode="constant")) & (scores > lowest)
-    index = np.argwhere(top)
-    score = scores[top]
-    order = np.argsort(-score, kind="stable")
-    index, score = index[order], score[order]
-    xyz = to_nm(index + _parabola(scores, index), scores.shape, image.step_nm)
-    keep = np.ones(len(xyz), bool)
-    if len(xyz):
-        tree = cKDTree(xyz)
-        near = tree.query_ball_point(xyz, SAME_DOT_DIAMETERS * image.diameter_nm)
-        for n, others in enumerate(near):
-            if keep[n]:
-                keep[[o for o in others if o > n]] = False
-    return xyz[keep], score[keep]
-
-
-def _parabola(scores: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Offset of each maximum from its voxel, in voxels, by a parabola along each axis."""
-    inner = np.clip(index, 1, np.asarray(scores.shape) - 2)
-    offset = np.zeros(index.shape)
-    for axis in range(3):
-        step = np.eye(3, dtype=int)[axis]
-        low, mid, high = (scores[tuple((inner + s * step).T)] for s in (-1, 0, 1))
-        curve = np.minimum(low - 2 * mid + high, -1e-9)
-        offset[:, axis] = np.clip(0.5 * (low - high) / curve, -0.5, 0.5)
-    return offset
-
-
-def learn_template(image: BodyImage, *, rounds: int = 3) -> tuple[Template, np.ndarray, np.ndarray]:
-    """The mean dot, cut from the tomogram and refined with its own picks.
-
-    Parameters
-    ----------
-    image
-        The tomogram of bodies.
-    rounds
-        How often picks and template refine each other.
-
-    Returns
-    -------
-    template, (N, 3) picks in nm, (N,) scores: every maximum of the last correlation, best first.
-
-    Raises
-    ------
-    ValueError
-        Nothing in the tomogram looks like a dot of that size.
-
-    Notes
-    -----
-    The template is averaged with its inversion, which keeps it from drifting towards the side with
-    the thicker necks, and its mask is compact: it ends just outside the body.
-    """
-    template = _ball(image)
-    for _ in range(rounds + 1):
-        xyz, score = _peaks(correlate(image, template), image, lowest=0.2)
-        good = _good(score)
-        if not good.any():
-            raise ValueError(
-                f"no dots of about {image.diameter_nm} nm found in the tomogram; check "
-                "quantum_dot.diameter_nm and the voxel size in the sample file"
-            )
-        best = score >= np.median(score[good])
-        template = _average(image, xyz[best])
-    return template, xyz, score
-
-
-def _good(score: np.ndarray) -> np.ndarray:
-    """Which picks are dots, by the score of the better half of all that could be."""
-    if score.size == 0:
-        return np.zeros(0, bool)
-    likely = score[score > 0.5 * score.max()]
-    return score > SCORE_FRACTION * np.median(likely)
-
-
-def _average(image: BodyImage, xyz_nm: np.ndarray) -> Template:
-    patches = image.sampler.patches(xyz_nm, image.half_box)
-    mean = patches.mean(axis=0)
-    mean = (mean + mean[::-1, ::-1, ::-1]) / 2
-    radius = np.linalg.norm(offsets_nm(image.half_box, image.step_nm), axis=-1)
-    centre = mean[tuple(slice(n // 2 - 2, n // 2 + 3) for n in mean.shape)].mean()
-    filled = (mean > centre / 2) & (radius < BOX_DIAMETERS * image.diameter_nm)
-    # What a ball of a third of a dot's edge in radius cannot enter is a neck or a neighbour.
-    depth = ndimage.distance_transform_edt(filled) * image.step_nm
-    ball = OPENING_DIAMETERS * image.diameter_nm
-    labels, _ = ndimage.label(depth > ball)
-    core = labels == labels[tuple(n // 2 for n in mean.shape)]
-    body = ndimage.distance_transform_edt(~core) * image.step_nm <= ball
-    outside = ndimage.distance_transform_edt(~body) * image.step_nm
-    # Full weight in the body, fading over the blurred facet: it ends before the next dot begins.
-    body = np.clip(1 - (outside - image.step_nm) / (0.06 * image.diameter_nm), 0, 1)
-    weights = (radius < MASK_DIAMETERS * image.diameter_nm).astype(np.float32)
-    return Template(mean.astype(np.float32), weights, body.astype(np.float32), image.step_nm)
+#: Of a cut dot, the part farther out than this from its centre is left out of the fit.
+OUTER_DIAMETERS = 0.2
 
 
 # --- centres ---------------------------------------------------------------------------------
@@ -357,7 +104,7 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template) -> np.ndarray:
         image.values, image.step_nm, step_nm=0.08 * diameter, sigma_nm=0.045 * diameter
     )
     coarse = BodyImage(values, 0.08 * diameter, diameter, image.background, image.contrast)
-    inversion = _Inversion(coarse, _average(coarse, start[: max(1, len(start) // 2)]))
+    inversion = _Inversion(coarse, mean_dot(coarse, start[: max(1, len(start) // 2)]))
     offsets = START_DIAMETERS * diameter * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])
 
     def refine(first: np.ndarray) -> np.ndarray:
@@ -413,7 +160,7 @@ class _Inversion:
 
 
 def _shift(odd: np.ndarray, gradient: np.ndarray, body: np.ndarray, scale: float) -> np.ndarray:
-    """(N, 3) shifts from the (N, v) odd parts, by least squares reweighted twice."""
+    """(N, 3) shifts that explain (N, v) residuals, by least squares reweighted twice."""
     shift = np.zeros((len(odd), 3))
     for _ in range(2):
         left = odd + shift.astype(np.float32) @ gradient
@@ -478,6 +225,58 @@ def on_rim(xyz_nm, diameter_nm: float) -> np.ndarray:
     return rim
 
 
+def recentre_cut(image: BodyImage, xyz_nm, template: Template, axis_xy_nm) -> np.ndarray:
+    """Centres that dots had before the needle's edge cut them.
+
+    Parameters
+    ----------
+    image
+        The tomogram of bodies.
+    xyz_nm
+        (N, 3) centres of what is left of them, nm.
+    template
+        The mean of the whole dots.
+    axis_xy_nm
+        (2,) where the needle's axis meets the xy plane, nm: away from it is outwards.
+
+    Returns
+    -------
+    (N, 3) centres, nm.
+
+    Notes
+    -----
+    The mean dot is laid over the inner side of the cut one by robust least squares, from four starts
+    outwards; the best fit is taken.
+    """
+    start = np.asarray(xyz_nm, float).reshape(-1, 3)
+    half = template.values.shape[0] // 2
+    inside = template.body.ravel() > 0
+    values, body = template.values.ravel()[inside], template.body.ravel()[inside]
+    gradient = np.stack(np.gradient(template.values, template.step_nm)[::-1]).reshape(3, -1)[:, inside]
+    offsets = offsets_nm(half, template.step_nm).reshape(-1, 3)[inside].astype(np.float32)
+
+    def refine(first: np.ndarray) -> np.ndarray:
+        outwards = first * [1, 1, 0] - [*axis_xy_nm, 0]
+        outwards /= np.maximum(np.linalg.norm(outwards, axis=1, keepdims=True), 1e-9)
+        height = outwards.astype(np.float32) @ offsets.T
+        limit = OUTER_DIAMETERS * image.diameter_nm
+        weights = body * np.clip(0.5 - (height - limit) / (2 * template.step_nm), 0, 1)
+        ends, costs = [], []
+        for distance in (0.0, 0.1, 0.2, 0.3):
+            at = first + distance * image.diameter_nm * outwards
+            for scale in (0.4, 0.3, 0.2, 0.15, 0.15, 0.15):
+                left = image.sampler.patches(at, half).reshape(len(at), -1)[:, inside] - values
+                at = at + np.clip(_shift(left, gradient, weights, scale), -0.3, 0.3)
+            left = image.sampler.patches(at, half).reshape(len(at), -1)[:, inside] - values
+            square = (left / 0.15) ** 2
+            ends.append(at)
+            costs.append((weights * square / (1 + square)).sum(axis=1) / weights.sum(axis=1))
+        best = np.argmin(costs, axis=0)
+        return np.array(ends)[best, np.arange(len(first))]
+
+    return _in_chunks(refine, start)
+
+
 def find_centres(
     image: BodyImage, *, template: Template | None = None
 ) -> tuple[pd.DataFrame, Template]:
@@ -493,8 +292,9 @@ def find_centres(
     Returns
     -------
     DataFrame with ``x_nm, y_nm, z_nm``, ``score`` (normalised correlation, 1 = the template),
-    ``missing`` (fraction of the core that is not there) and ``at_edge`` (cut by the needle's
-    edge), ordered by z, y, x; and the template.
+    ``missing`` (fraction of the core that is not there), ``at_edge`` (cut by the needle's edge) and
+    ``recentred`` (cut so far that the mean dot was laid over what is left), ordered by z, y, x; and
+    the template.
 
     Raises
     ------
@@ -504,19 +304,25 @@ def find_centres(
     if template is None:
         template, xyz, score = learn_template(image)
     else:
-        xyz, score = _peaks(correlate(image, template), image, lowest=0.2)
-    good = _good(score)
+        xyz, score = peaks(correlate(image, template), image, lowest=0.2)
+    good = likely_dots(score)
     xyz, score = rough_centres(image, xyz[good], template), score[good]
     xyz = refine_centres(image, xyz, template)
     missing = missing_core(image, xyz, template)
-    keep = _distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm)
-    keep &= missing < MISSING_MOST
-    table = pd.DataFrame(xyz, columns=["x_nm", "y_nm", "z_nm"])
-    table["score"] = score
+    keep = _distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm) & (missing < MISSING_MOST)
+    xyz, score, missing = xyz[keep], score[keep], missing[keep]
+    rim = on_rim(xyz, image.diameter_nm)
+    cut = rim & (missing > MISSING_RECENTRE)
+    table = pd.DataFrame({"score": score, "at_edge": rim & (missing > MISSING_CORE), "recentred": cut})
+    if cut.any() and not cut.all():
+        sharp = mean_dot(image, xyz[~rim] if (~rim).sum() >= 5 else xyz[~cut])
+        axis = np.median(xyz[:, :2], axis=0)
+        xyz[cut] = recentre_cut(image, xyz[cut], sharp, axis)
+        missing = missing_core(image, xyz, template)
     table["missing"] = missing
-    table = table[keep].sort_values(["z_nm", "y_nm", "x_nm"], kind="stable")
-    rim = on_rim(table[["x_nm", "y_nm", "z_nm"]], image.diameter_nm)
-    table["at_edge"] = rim & (table["missing"].to_numpy() > MISSING_CORE)
+    table[["x_nm", "y_nm", "z_nm"]] = xyz
+    columns = ["x_nm", "y_nm", "z_nm", "score", "missing", "at_edge", "recentred"]
+    table = table[columns].sort_values(["z_nm", "y_nm", "x_nm"], kind="stable")
     return table.reset_index(drop=True), template
 
 
@@ -540,7 +346,7 @@ def half_set_sigmas(
     Parameters
     ----------
     table
-        Centres with ``x_nm, y_nm, z_nm, at_edge``.
+        Centres from :func:`find_centres`.
     even, odd
         The tomograms of bodies of the two halves of the tilts.
     template
@@ -562,12 +368,18 @@ def half_set_sigmas(
     not in it.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
-    ends = [refine_centres(half, start, template) for half in (even, odd)]
+    cut = table["recentred"].to_numpy(bool)
+    axis = np.median(start[:, :2], axis=0)
+    ends = []
+    for half in (even, odd):
+        end = refine_centres(half, start, template)
+        if cut.any() and not cut.all():
+            end[cut] = recentre_cut(half, start[cut], mean_dot(half, end[~cut]), axis)
+        ends.append(end)
     rotation, shift = rigid_motion(ends[1], ends[0])
     difference = ends[0] - (ends[1] @ rotation.T + shift)
-    edge = table["at_edge"].to_numpy(bool)
     sigma = np.full(start.shape, np.nan)
-    for group in (edge, ~edge):
+    for group in (cut, ~cut):
         # Too few of one kind say nothing: they share the value of all.
         pool = difference[group] if group.sum() >= 10 else difference
         if group.any() and len(pool) >= 3:

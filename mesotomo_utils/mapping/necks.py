@@ -1,0 +1,236 @@
+"""Necks between neighbouring dots: the smallest cross-section of the bridge and its diameter.
+
+Lines parallel to the one that joins two centres are followed through the gap, in the tomogram with
+its atomic lattice filtered away, and the lowest value on each is kept. A line that stays inside a
+neck all the way across keeps the level of the bodies; the others fall to that of the matrix. That
+makes one picture of the gap as seen along the line of centres, also where the gap is oblique, and the
+area of the neck is what lies above half of the step between the two levels. Pixels at the
+contour count in part, which makes the area exact below one pixel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from mesotomo_utils.distribute import map_items
+from mesotomo_utils.mapping.template import BodyImage
+
+#: Contour of a neck between the level of its gap (0) and that of the bodies (1); calibrated on
+#: twins by benchmarks/calibrate_necks.py, which also states where it holds.
+THRESHOLD = 0.45
+#: A patch whose highest value stays below this is no neck but two facets that come near.
+SMALLEST_PEAK = 0.35
+#: Half the edge of the picture, in dot diameters: a facet fills it.
+HALF_WIDTH_DIAMETERS = 0.6
+#: The level beside the neck is read within this distance of the line of centres.
+FACET_DIAMETERS = 0.5
+#: A neck starts at most this far from the line of centres, in dot diameters.
+OFF_AXIS_DIAMETERS = 0.3
+#: Lines are followed this far to both sides of the middle of the gap, in dot diameters.
+REACH_DIAMETERS = 0.12
+#: The gap lies at most this far from the middle between the centres, in dot diameters.
+GAP_DIAMETERS = 0.12
+#: Edge of the pixels, in dot diameters.
+PIXEL_DIAMETERS = 0.03
+
+
+def gap_planes(image: BodyImage, first_nm, second_nm) -> tuple[np.ndarray, float]:
+    """Planes across the gap between two dots, perpendicular to the line of their centres.
+
+    Parameters
+    ----------
+    image
+        The tomogram of bodies, 0 in the matrix and 1 in the bodies.
+    first_nm, second_nm
+        (3,) centres, nm.
+
+    Returns
+    -------
+    (s, m, m) planes from the first to the second dot, the line in their middle, and the step in
+    all three directions, nm.
+
+    Raises
+    ------
+    ValueError
+        The two centres are the same point.
+    """
+    first, second = np.asarray(first_nm, float), np.asarray(second_nm, float)
+    distance = np.linalg.norm(second - first)
+    if not distance > 0:
+        raise ValueError(f"the two centres are the same point {first.tolist()}; drop one of them")
+    axis = (second - first) / distance
+    u = np.cross(axis, np.eye(3)[np.argmin(np.abs(axis))])
+    u /= np.linalg.norm(u)
+    v = np.cross(axis, u)
+    pixel = PIXEL_DIAMETERS * image.diameter_nm
+    half = round(HALF_WIDTH_DIAMETERS / PIXEL_DIAMETERS)
+    length = round((REACH_DIAMETERS + GAP_DIAMETERS) / PIXEL_DIAMETERS)
+    along = np.arange(-length, length + 1) * pixel
+    across = np.arange(-half, half + 1) * pixel
+    flat = across[:, None, None] * u + across[None, :, None] * v
+    points = (first + second) / 2 + along[:, None, None, None] * axis + flat
+    return image.sampler.points(points.reshape(-1, 3)).reshape(points.shape[:-1]), pixel
+
+
+def gap_picture(planes: np.ndarray) -> np.ndarray:
+    """(m, m) lowest value on each line through the gap, as seen along the line of centres."""
+    reach = round(REACH_DIAMETERS / PIXEL_DIAMETERS)
+    # The gap is where the planes are darkest.
+    middle = reach + int(planes[reach : len(planes) - reach].mean(axis=(1, 2)).argmin())
+    return planes[middle - reach : middle + reach + 1].min(axis=0)
+
+
+def gap_length_nm(planes: np.ndarray, pixel_nm: float, *, diameter_nm: float) -> float:
+    """Face to face distance of two dots, nm: the median dark length of the lines beside the neck.
+
+    NaN where the neck fills the gap.
+    """
+    picture = gap_picture(planes)
+    beside = (picture < 0.35) & (_radius(picture.shape[0], pixel_nm) < 0.35 * diameter_nm)
+    if beside.sum() < 0.05 * (beside.size * 0.3):
+        return float("nan")
+    lines = planes[:, beside]
+    slope = np.maximum(np.abs(np.gradient(lines, axis=0)), 1e-6)
+    dark = np.clip(0.5 + (0.5 - lines) / slope, 0, 1).sum(axis=0) * pixel_nm
+    return float(np.median(dark))
+
+
+def _radius(size: int, pixel_nm: float) -> np.ndarray:
+    axis = (np.arange(size) - size // 2) * pixel_nm
+    return np.hypot(axis[:, None], axis[None])
+
+
+def neck_area(picture: np.ndarray, pixel_nm: float, *, diameter_nm: float,
+              threshold: float = THRESHOLD) -> float:  # fmt: skip
+    """Area of the neck in the picture of a gap, nm2; 0 where there is none.
+
+    Parameters
+    ----------
+    picture
+        (m, m) values, 0 in the matrix and 1 in the bodies, the line of centres in its middle.
+    pixel_nm
+        Edge of a pixel, nm.
+    diameter_nm
+        Nominal dot diameter, nm.
+    threshold
+        Contour, as a fraction of the step between the gap's own level and 1.
+    """
+    radius = _radius(picture.shape[0], pixel_nm)
+    floor = np.percentile(picture[radius < FACET_DIAMETERS * diameter_nm], 10)
+    level = (picture - floor) / max(1 - floor, 0.2)
+    near = radius <= OFF_AXIS_DIAMETERS * diameter_nm
+    peak = level[near].max()
+    if peak < SMALLEST_PEAK:
+        return 0.0
+    # A neck thinner than the resolution does not reach the level of the bodies: its own counts.
+    threshold = threshold * min(1.0, peak)
+    labels, count = ndimage.label(level > threshold)
+    inside = np.bincount(labels[near], minlength=count + 1)
+    inside[0] = 0
+    best = int(inside.argmax())
+    if inside[best] == 0:
+        return 0.0
+    # Each pixel counts by where the contour passes it: the slope of the blurred edge says how far.
+    patch = ndimage.binary_dilation(labels == best, iterations=2)
+    slope = np.hypot(*np.gradient(level))
+    part = np.clip(0.5 + (level - threshold) / np.maximum(slope, 1e-6), 0, 1)
+    return float(part[patch].sum() * pixel_nm**2)
+
+
+def measure_necks(
+    image: BodyImage,
+    xyz_nm,
+    pairs: pd.DataFrame,
+    *,
+    threshold: float = THRESHOLD,
+    progress: str | None = None,
+) -> pd.DataFrame:
+    """Measure the neck of every pair of neighbours.
+
+    Parameters
+    ----------
+    image
+        The tomogram of bodies.
+    xyz_nm
+        (N, 3) centres, nm.
+    pairs
+        ``qd_1, qd_2, axis`` from :func:`mesotomo_utils.mapping.superlattice.neighbour_pairs`.
+    threshold
+        Contour of a neck between the level of the gap and that of the bodies.
+    progress
+        Text of the progress bar.
+
+    Returns
+    -------
+    DataFrame with ``qd_1, qd_2, axis, diameter_nm`` (2 sqrt(area/pi), 0 where there is no neck),
+    ``sigma_nm`` (NaN: one tomogram does not tell, see :func:`neck_sigmas`) and ``length_nm``, the gap
+    between the facing facets; where the neck fills it, the distance of the centres less what the bodies
+    of other pairs along the same axis take on average.
+
+    Raises
+    ------
+    ValueError
+        A pair names a dot that is not there.
+    """
+    xyz = np.asarray(xyz_nm, float)
+    ends = pairs[["qd_1", "qd_2"]].to_numpy(int)
+    bad = np.flatnonzero(((ends < 0) | (ends >= len(xyz))).any(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"pairs: row {bad[0]} joins dots {ends[bad[0]].tolist()}, "
+            f"but the table of centres has rows 0 to {len(xyz) - 1}"
+        )
+
+    def measure(pair) -> tuple[float, float]:
+        planes, pixel = gap_planes(image, xyz[pair[0]], xyz[pair[1]])
+        area = neck_area(
+            gap_picture(planes), pixel, diameter_nm=image.diameter_nm, threshold=threshold
+        )
+        return 2 * np.sqrt(area / np.pi), gap_length_nm(planes, pixel, diameter_nm=image.diameter_nm)
+
+    _ = image.sampler  # made once, before the threads ask for it
+    values = np.array(map_items(measure, ends, progress=progress), float).reshape(-1, 2)
+    table = pairs[["qd_1", "qd_2", "axis"]].copy()
+    table["diameter_nm"], table["sigma_nm"], table["length_nm"] = values[:, 0], np.nan, values[:, 1]
+    distance = np.linalg.norm(xyz[ends[:, 1]] - xyz[ends[:, 0]], axis=1)
+    bodies = (distance - table["length_nm"]).groupby(table["axis"]).transform("mean")
+    table["length_nm"] = table["length_nm"].fillna((distance - bodies).clip(lower=0))
+    return table
+
+
+def neck_sigmas(
+    necks: pd.DataFrame, even: BodyImage, odd: BodyImage, xyz_nm, *, threshold: float = THRESHOLD
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Standard deviation of the neck diameters, from tomograms of the even and the odd tilts.
+
+    Parameters
+    ----------
+    necks
+        From :func:`measure_necks`.
+    even, odd
+        The tomograms of bodies of the two halves of the tilts.
+    xyz_nm
+        (N, 3) centres, nm.
+    threshold
+        As there.
+
+    Returns
+    -------
+    (N,) sigmas in nm, and a DataFrame ``even_nm, odd_nm`` of both measurements.
+
+    Notes
+    -----
+    One model for all necks: half the robust standard deviation of the difference of the halves, over
+    the necks that both halves see. Pairs without a neck get the value of the others.
+    """
+    halves = [
+        measure_necks(half, xyz_nm, necks, threshold=threshold)["diameter_nm"].to_numpy()
+        for half in (even, odd)
+    ]
+    both = (halves[0] > 0) & (halves[1] > 0)
+    sigma = np.nan
+    if both.sum() >= 5:
+        sigma = 1.4826 * np.median(np.abs(halves[0] - halves[1])[both]) / 2
+    return np.full(len(necks), sigma), pd.DataFrame({"even_nm": halves[0], "odd_nm": halves[1]})

@@ -1,0 +1,283 @@
+"""The picture of whole dots, and the mean dot that is cut from it.
+
+The mapping looks at a tomogram from which the atomic lattice is filtered away, with grey levels of
+0 in the matrix and 1 in the dots. The template is averaged over picks of the tomogram itself and
+refined with its own picks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import fft as sfft
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from skimage.filters import threshold_otsu
+
+from mesotomo_utils.backend import cpu_count
+from mesotomo_utils.mapping.sampling import Sampler, coarsen, offsets_nm, to_nm
+
+#: Width of the low-pass and edge of the voxels, in dot diameters: 0.2 and 0.25 nm for 5 nm.
+SIGMA_DIAMETERS = 0.04
+STEP_DIAMETERS = 0.05
+#: Half the edge of the box of the template: it holds the body and half the way to the neighbours.
+BOX_DIAMETERS = 0.75
+#: Radius of the mask of the correlation: half the edge of a cube times the root of two.
+MASK_DIAMETERS = 0.71
+#: Radius of the ball that must fit everywhere into a body; necks are thinner than twice that.
+OPENING_DIAMETERS = 0.33
+#: Centres nearer than this are two picks of one dot: bodies are rigid and cannot overlap.
+SAME_DOT_DIAMETERS = 0.65
+#: A pick below this fraction of the median score is no dot.
+SCORE_FRACTION = 0.5
+
+
+@dataclass
+class BodyImage:
+    """A tomogram as the mapping of whole dots sees it: low-passed, coarse, contrast one.
+
+    Attributes
+    ----------
+    values
+        (nz, ny, nx) float32, 0 in the matrix between the dots and 1 in their bodies.
+    step_nm
+        Edge of its voxels, nm.
+    diameter_nm
+        Nominal dot diameter, nm.
+    background, contrast
+        Grey levels of the tomogram: matrix, and body above matrix.
+    """
+
+    values: np.ndarray
+    step_nm: float
+    diameter_nm: float
+    background: float
+    contrast: float
+    _sampler: Sampler | None = field(default=None, repr=False)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Cubic-spline interpolation of ``values``, made when first asked for."""
+        if self._sampler is None:
+            self._sampler = Sampler(self.values, self.step_nm)
+        return self._sampler
+
+    @property
+    def half_box(self) -> int:
+        """Half the edge of the box around a dot, in voxels."""
+        return int(np.ceil(BOX_DIAMETERS * self.diameter_nm / self.step_nm))
+
+
+@dataclass(frozen=True)
+class Template:
+    """The mean dot, in a box of s voxels.
+
+    Attributes
+    ----------
+    values
+        (s, s, s) float32, 0 matrix, 1 body.
+    weights
+        (s, s, s) mask of the correlation: the body and what parts it from its neighbours.
+    body
+        (s, s, s) compact mask of the body and its blurred facets, without necks, fading to 0.
+    step_nm
+        Edge of the voxels, nm.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+    body: np.ndarray
+    step_nm: float
+
+
+def body_image(volume, voxel_nm: float, *, diameter_nm: float) -> BodyImage:
+    """Filter the atomic lattice away and bring matrix and bodies to 0 and 1.
+
+    Parameters
+    ----------
+    volume
+        (nz, ny, nx) tomogram, NumPy or Zarr (read in slabs).
+    voxel_nm
+        Edge of its voxels, nm.
+    diameter_nm
+        Nominal diameter of the dots, nm.
+
+    Returns
+    -------
+    The image, with voxels of a twentieth of the diameter.
+
+    Raises
+    ------
+    ValueError
+        The diameter is not positive or under four voxels; the volume holds a value that is not
+        finite, or one value only.
+    """
+    if not diameter_nm > 0 or diameter_nm < 4 * voxel_nm:
+        raise ValueError(
+            f"diameter_nm: expected at least four voxels of {voxel_nm} nm, found {diameter_nm}; "
+            "correct quantum_dot.diameter_nm or the voxel size in the sample file"
+        )
+    step = max(STEP_DIAMETERS * diameter_nm, voxel_nm)
+    values = coarsen(volume, voxel_nm, step_nm=step, sigma_nm=SIGMA_DIAMETERS * diameter_nm)
+    if not np.isfinite(values).all():
+        raise ValueError("volume: values that are not finite; reconstruct the tomogram again")
+    if np.ptp(values) == 0:
+        raise ValueError(f"volume: every voxel is {values.flat[0]}; there is nothing to find")
+    background, contrast = _levels(values)
+    values -= np.float32(background)
+    values /= np.float32(contrast)
+    return BodyImage(values, step, float(diameter_nm), background, contrast)
+
+
+def _levels(values: np.ndarray) -> tuple[float, float]:
+    """Grey level of the matrix, and how much brighter the bodies are."""
+    thin = values[::2, ::2, ::2]
+    threshold = threshold_otsu(thin)
+    # A second cut within what is brighter than the first keeps clear of vacuum and of rims.
+    background = float(np.median(thin[thin < threshold]))
+    body = float(np.median(thin[thin > (threshold + thin[thin > threshold].mean()) / 2]))
+    return background, body - background
+
+
+# --- picks -----------------------------------------------------------------------------------
+
+
+def correlate(image: BodyImage, template: Template) -> np.ndarray:
+    """Normalised cross-correlation of the image with a template, at every voxel.
+
+    Returns
+    -------
+    (nz, ny, nx) float32 between -1 and 1. Where the image is nearly flat (vacuum, carbon) its own
+    contrast is replaced by a twentieth of that of a dot, so that noise gets no score.
+    """
+    mask = template.weights
+    total = float(mask.sum())
+    mean_template = (mask * template.values).sum() / total
+    centred = (template.values - mean_template) * mask
+    norm = np.sqrt((mask * (template.values - mean_template) ** 2).sum())
+    half = np.asarray(mask.shape) // 2
+    shape = [sfft.next_fast_len(n + 2 * h, real=True) for n, h in zip(image.values.shape, half)]
+    workers = cpu_count()
+
+    def transform(array):
+        return sfft.rfftn(array, shape, workers=workers)
+
+    def correlation(spectrum, kernel):
+        product = spectrum * np.conj(transform(kernel.astype(np.float32)))
+        full = sfft.irfftn(product, shape, workers=workers)
+        full = np.roll(full, half, axis=(0, 1, 2))
+        return full[tuple(slice(0, n) for n in image.values.shape)]
+
+    spectrum = transform(image.values)
+    top = correlation(spectrum, centred)
+    mean = correlation(spectrum, mask)
+    variance = correlation(transform(image.values**2), mask) - mean**2 / total
+    floor = 0.05 * total
+    return (top / (norm * np.sqrt(np.maximum(variance, 0) + floor))).astype(np.float32)
+
+
+def _ball(image: BodyImage) -> Template:
+    """First guess of a dot: a ball of the volume of a cube of the nominal edge, and a shell."""
+    radius = np.linalg.norm(offsets_nm(image.half_box, image.step_nm), axis=-1)
+    ball = 0.6 * image.diameter_nm
+    soft = SIGMA_DIAMETERS * image.diameter_nm * 2
+    values = 1 / (1 + np.exp(np.clip((radius - ball) / soft * 2, -50, 50)))
+    weights = (radius < BOX_DIAMETERS * image.diameter_nm).astype(np.float32)
+    return Template(values.astype(np.float32), weights, weights, image.step_nm)
+
+
+def peaks(scores: np.ndarray, image: BodyImage, lowest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Maxima of the correlation, best first, none nearer to a better one than a dot allows."""
+    top = (scores == ndimage.maximum_filter(scores, size=5, mode="constant")) & (scores > lowest)
+    index = np.argwhere(top)
+    score = scores[top]
+    order = np.argsort(-score, kind="stable")
+    index, score = index[order], score[order]
+    xyz = to_nm(index + _parabola(scores, index), scores.shape, image.step_nm)
+    keep = np.ones(len(xyz), bool)
+    if len(xyz):
+        tree = cKDTree(xyz)
+        near = tree.query_ball_point(xyz, SAME_DOT_DIAMETERS * image.diameter_nm)
+        for n, others in enumerate(near):
+            if keep[n]:
+                keep[[o for o in others if o > n]] = False
+    return xyz[keep], score[keep]
+
+
+def _parabola(scores: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Offset of each maximum from its voxel, in voxels, by a parabola along each axis."""
+    inner = np.clip(index, 1, np.asarray(scores.shape) - 2)
+    offset = np.zeros(index.shape)
+    for axis in range(3):
+        step = np.eye(3, dtype=int)[axis]
+        low, mid, high = (scores[tuple((inner + s * step).T)] for s in (-1, 0, 1))
+        curve = np.minimum(low - 2 * mid + high, -1e-9)
+        offset[:, axis] = np.clip(0.5 * (low - high) / curve, -0.5, 0.5)
+    return offset
+
+
+def learn_template(image: BodyImage, *, rounds: int = 3) -> tuple[Template, np.ndarray, np.ndarray]:
+    """The mean dot, cut from the tomogram and refined with its own picks.
+
+    Parameters
+    ----------
+    image
+        The tomogram of bodies.
+    rounds
+        How often picks and template refine each other.
+
+    Returns
+    -------
+    template, (N, 3) picks in nm, (N,) scores: every maximum of the last correlation, best first.
+
+    Raises
+    ------
+    ValueError
+        Nothing in the tomogram looks like a dot of that size.
+
+    Notes
+    -----
+    The template is averaged with its inversion, which keeps it from drifting towards the side with
+    the thicker necks, and its mask is compact: it ends just outside the body.
+    """
+    template = _ball(image)
+    for _ in range(rounds + 1):
+        xyz, score = peaks(correlate(image, template), image, lowest=0.2)
+        good = likely_dots(score)
+        if not good.any():
+            raise ValueError(
+                f"no dots of about {image.diameter_nm} nm found in the tomogram; check "
+                "quantum_dot.diameter_nm and the voxel size in the sample file"
+            )
+        best = score >= np.median(score[good])
+        template = mean_dot(image, xyz[best])
+    return template, xyz, score
+
+
+def likely_dots(score: np.ndarray) -> np.ndarray:
+    """Which picks are dots, by the score of the better half of all that could be."""
+    if score.size == 0:
+        return np.zeros(0, bool)
+    likely = score[score > 0.5 * score.max()]
+    return score > SCORE_FRACTION * np.median(likely)
+
+
+def mean_dot(image: BodyImage, xyz_nm: np.ndarray) -> Template:
+    patches = image.sampler.patches(xyz_nm, image.half_box)
+    mean = patches.mean(axis=0)
+    mean = (mean + mean[::-1, ::-1, ::-1]) / 2
+    radius = np.linalg.norm(offsets_nm(image.half_box, image.step_nm), axis=-1)
+    centre = mean[tuple(slice(n // 2 - 2, n // 2 + 3) for n in mean.shape)].mean()
+    filled = (mean > centre / 2) & (radius < BOX_DIAMETERS * image.diameter_nm)
+    # What a ball of a third of a dot's edge in radius cannot enter is a neck or a neighbour.
+    depth = ndimage.distance_transform_edt(filled) * image.step_nm
+    ball = OPENING_DIAMETERS * image.diameter_nm
+    labels, _ = ndimage.label(depth > ball)
+    core = labels == labels[tuple(n // 2 for n in mean.shape)]
+    body = ndimage.distance_transform_edt(~core) * image.step_nm <= ball
+    outside = ndimage.distance_transform_edt(~body) * image.step_nm
+    # Full weight in the body, fading over the blurred facet: it ends before the next dot begins.
+    body = np.clip(1 - (outside - image.step_nm) / (0.06 * image.diameter_nm), 0, 1)
+    weights = (radius < MASK_DIAMETERS * image.diameter_nm).astype(np.float32)
+    return Template(mean.astype(np.float32), weights, body.astype(np.float32), image.step_nm)

@@ -1,0 +1,367 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Where every quantum dot is, on which site it stands, and what joins it to its neighbours
+#
+# **The question.** A tomogram is a cloud of grey levels. Which of it is a quantum dot (QD), where is the centre
+# of its body, which site of the superlattice does it hold, and how thick are the necks to its
+# neighbours? The paper answers in SI 2 and in Fig. 2; every later figure rests on the answer.
+
+# %% [markdown]
+# **You will learn** how a template is cut from the data themselves, why a centre of inversion is a better centre
+# than a correlation maximum where necks pull, how indices are grown from neighbour to neighbour, and
+# how a neck is measured below one voxel.
+#
+# **You need** `tomogram.ome.zarr` of notebook 01 (and its two half sets, for the errors), or a table of
+# centres. **It takes** half a minute for 150 dots.
+
+# %%
+import numpy as np
+import pandas as pd
+
+from mesotomo_utils import lattice
+from mesotomo_utils.analysis import statistics
+from mesotomo_utils.mapping import centres, dot_table, necks, superlattice
+from mesotomo_utils.mapping import template as templates
+from mesotomo_utils.mapping.model_film import model_film
+from mesotomo_utils.tomography.tomogram import open_tomogram
+from mesotomo_utils.visualization import figures, mapping_figures
+from mesotomo_utils.workflow import results
+from mesotomo_utils.workflow.sample import load_sample
+
+figures.use_style()
+
+# %% tags=["parameters"]
+sample = "runs/small/input/sample.yaml"  # the sample file of the run
+run_dir = "runs/small"  # the run folder
+device = "auto"  # not used here: whole dots are small, threads on the CPU do them
+neck_threshold = 0.45  # contour of a neck between the level of its gap and that of the bodies
+n_resamples = 500  # bootstrap draws for each interval
+seed = 2  # of the bootstrap and of the known case
+
+# %% [markdown]
+# ## What goes in
+#
+# A tomogram, or a table that already has centres (`centres:`) or whole dots (`dots:`): then the first half of
+# this notebook has nothing to do, and says so.
+
+# %%
+description = load_sample(sample)
+from_table = description.enters_as in ("centres", "dots")
+given = pd.read_csv(getattr(description, description.enters_as)) if from_table else pd.DataFrame()
+print(f"{description.name} enters as {description.enters_as}; the film's bottom is at {description.film_bottom}")
+
+# %% [markdown]
+# ## Dots without their atoms
+#
+# For whole dots the atomic lattice is noise. A Gaussian of $\sigma = d/25$ leaves 0.2 % of the {111} fringes of a
+# 5 nm dot, on voxels of $d/20$. Grey levels are scaled: 0 is the matrix, 1 a dot.
+
+# %%
+image = None
+if not from_table:
+    tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
+    diameter_nm = description.quantum_dot.diameter_nm
+    image = templates.body_image(tomogram.data, tomogram.voxel_nm, diameter_nm=diameter_nm)
+    print(f"{tomogram.shape} voxels of {tomogram.voxel_nm:.4f} nm → {image.values.shape} of {image.step_nm:.3f} nm")
+
+# %% [markdown]
+# ## A template from the tomogram itself
+#
+# The first picks come from a soft ball. The mean of the better half of the picks is the next template, and so on,
+# as the paper does it. The mean is made symmetric under inversion, which keeps it from drifting towards the side
+# where the necks happen to be thicker.
+
+# %%
+template = None
+if image is not None:
+    template, _, _ = templates.learn_template(image)
+    fig = mapping_figures.template_sections(template.values, template.body, image.step_nm)
+    along_x = template.values[template.values.shape[0] // 2, template.values.shape[1] // 2]
+    results.save_figure(fig, run_dir, "template", pd.DataFrame({"grey_level": along_x}))
+
+# %% [markdown]
+# The orange line is the mask of the body: what a ball of a third of a diameter in radius can fill, so
+# that no neck and no neighbour belongs to it.
+#
+# ## Picks, and then centres
+#
+# Normalised correlation says where dots are: in each window $W$ with mask $m$,
+#
+# $$ c = \frac{\sum m\,(T-\bar T)\,(W-\bar W)}{\sqrt{\sum m\,(T-\bar T)^2\;\sum m\,(W-\bar W)^2}} . $$
+#
+# Its maximum is pulled by whatever stands nearer on one side. So each centre is found again as the
+# point $\mathbf c$ about which the body is its own mirror image: with the odd part $O(\mathbf r) = \frac12[\rho(\mathbf
+# c+\mathbf r) - \rho(\mathbf c-\mathbf r)]$,
+#
+# $$ \mathbf s = -\Big(\sum w\,\nabla T\,\nabla T^\top\Big)^{-1} \sum w\,\nabla T\;O , \qquad
+#    w = \frac{m}{\big(1 + O^2/\kappa^2\big)^2} . $$
+#
+# Size, shape and orientation of a dot are even and drop out. A neck on one side only makes $|O|$ large and
+# loses its weight.
+
+# %%
+if image is not None:
+    found, _ = centres.find_centres(image, template=template)
+else:
+    found = dot_table.read_centres(given, name=getattr(description, description.enters_as).name)
+print(f"{len(found)} dots, {found['at_edge'].sum()} of them cut by the edge of the needle")
+found.head()
+
+# %%
+if image is not None:
+    scores = templates.correlate(image, template)
+    middle = image.values.shape[1] // 2
+    near = found[found["y_nm"].abs() < diameter_nm / 2].rename(columns={"x_nm": "u_nm", "z_nm": "v_nm"})
+    fig = mapping_figures.picks_on_slice(
+        image.values[:, middle], scores[:, middle], near, step_nm=image.step_nm, labels=("x", "z")
+    )
+    results.save_figure(fig, run_dir, "correlation_picks", near[["u_nm", "v_nm", "score", "at_edge"]])
+
+# %% [markdown]
+# A dot on the rim is called *cut* where more than 1.5 % of its core is missing; the core is the mask less 0.06
+# diameters, so that a tenth of the body shows. What is left of a cut dot has its middle further in than the dot
+# had. Where more than 4 % of the core is gone, the inner side of the mean dot is laid over it by robust
+# least squares: that gives the centre that the dot had before it was cut.
+
+# %%
+if image is not None:
+    fig = mapping_figures.scores_and_cuts(found)
+    results.save_figure(fig, run_dir, "scores", found[["score", "missing", "at_edge"]])
+
+# %% [markdown]
+# ## How well a centre is known
+#
+# The tomograms of the even and of the odd tilts have independent noise. Each centre is found again in both. The
+# mean of two halves has half the standard deviation of their difference, pooled over all dots: one dot's
+# difference says little about that dot. What both halves share is not in it.
+
+# %%
+halves, differences = (), pd.DataFrame(columns=["dx_nm", "dy_nm", "dz_nm"], dtype=float)
+if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") for name in ("even", "odd")):
+    files = [open_tomogram(results.path(run_dir, f"half_{name}.ome.zarr")) for name in ("even", "odd")]
+    halves = [templates.body_image(file.data, file.voxel_nm, diameter_nm=diameter_nm) for file in files]
+    sigmas, differences = centres.half_set_sigmas(found, *halves, template)
+    found = found.assign(**sigmas)
+found[[name for name in dot_table.SIGMA if name in found]].describe().T.round(4)
+
+# %%
+if halves:
+    sigma_nm = {axis: float(found[f"sigma_{axis}_nm"].median()) for axis in "xyz"}
+    fig = mapping_figures.half_set_differences(differences, sigma_nm)
+    results.save_figure(fig, run_dir, "centre_half_sets", differences)
+
+# %% [markdown]
+# ## The lattice, grown from neighbour to neighbour
+#
+# The difference vectors of the dots around a seed cluster at the vectors of the lattice; the three shortest
+# that are independent are its basis. Sites are then filled outwards, the surest first, each expected from
+# the dots around it alone. A dot must find its own neighbours in place too, so that a grain ends where
+# the next begins. C is the vector nearest to the tilt axis, upwards from the film's bottom; $|A| \ge |B|$;
+# $\alpha \ge 90°$.
+
+# %%
+xyz = found[dot_table.POSITION].to_numpy(float)
+edge = found["at_edge"].to_numpy(bool)
+left_out = edge if from_table else None  # of a brought-in table we do not know how cut dots were located
+if from_table and dot_table.has_index(given):
+    grown = superlattice.superlattice_from_sites(xyz, given, at_edge=left_out)
+else:
+    grown = superlattice.index_superlattice(xyz, film_bottom=description.film_bottom, at_edge=left_out)
+table = dot_table.centres_table(found, grown)
+table.groupby("grain").size().rename("dots").to_frame()
+
+# %%
+defects = superlattice.point_defects(grown, xyz)
+fig = mapping_figures.site_map(table, defects)
+results.save_figure(fig, run_dir, "lattice_sites", table[["qd", *dot_table.POSITION, "grain", "layer"]])
+
+# %% [markdown]
+# Squares are vacancies: empty sites whose neighbours are there. Diamonds are interstitials; crosses belong to no
+# grain.
+
+# %%
+defects
+
+# %% [markdown]
+# ## The unit cell
+#
+# Positions are fitted on indices by robust least squares. The standard error comes from drawing blocks of
+# 3 × 3 × 3 sites again and again; the spread is the standard deviation of the same length or angle from
+# dot to dot.
+
+# %%
+rng = np.random.default_rng(seed)
+summary = superlattice.describe(grown, xyz, film_bottom=description.film_bottom, rng=rng, at_edge=left_out)
+main = summary["grains"][0]
+pd.DataFrame({name: main[name] for name in superlattice.CELL}).T.round(4)
+
+# %%
+rows, index = grown.rows(0), grown.index(0)
+steps = superlattice.neighbour_vectors(index, xyz[rows])
+ends = {axis: steps[np.isfinite(steps[:, n, 0]), n] for n, axis in enumerate("ABC")}
+fig = mapping_figures.neighbour_vectors(ends, {axis: np.array(main[axis]) for axis in "ABC"})
+drawn = pd.concat([pd.DataFrame(v, columns=dot_table.POSITION).assign(axis=a) for a, v in ends.items()])
+results.save_figure(fig, run_dir, "neighbour_vectors", drawn)
+
+# %% [markdown]
+# ## Necks
+#
+# Lines parallel to the line of centres are followed through the gap, and the lowest grey level on each is kept. A
+# line that stays inside a neck all the way keeps the level of the bodies. The area above a contour between
+# the level of the gap and that of the bodies is the smallest cross-section, the diameter $2\sqrt{\mathrm{area}/\pi}$.
+# The contour was calibrated offline on twins (`benchmarks/calibrate_necks.py`).
+
+# %%
+pairs = superlattice.neighbour_pairs(grown)
+if image is not None:
+    joints = necks.measure_necks(image, xyz, pairs, threshold=neck_threshold)
+    if halves:
+        joints["sigma_nm"], _ = necks.neck_sigmas(joints, *halves, xyz, threshold=neck_threshold)
+elif description.necks is not None:
+    brought = pd.read_csv(description.necks)
+    joints = dot_table.read_necks(brought, given.get("qd", found["qd"]), name=description.necks.name)
+else:
+    joints = pairs.assign(diameter_nm=np.nan, sigma_nm=np.nan, length_nm=np.nan)
+measured = bool(joints["diameter_nm"].notna().any())
+joints.describe().T.round(3) if measured else "no tomogram and no table of necks: nothing to measure"
+
+# %%
+if measured:
+    fig = mapping_figures.neck_histogram(joints)
+    results.save_figure(fig, run_dir, "necks", joints)
+
+# %% [markdown]
+# Four gaps, from none to the thickest. The dashed circle has the area that was found.
+
+# %%
+if image is not None:
+    by_size = joints.sort_values("diameter_nm")
+    shown = by_size.iloc[np.linspace(0, len(by_size) - 1, 4).round().astype(int)]
+    pictures, outlines = {}, {}
+    for row in shown.itertuples():
+        planes, pixel_nm = necks.gap_planes(image, xyz[row.qd_1], xyz[row.qd_2])
+        title = f"QD {row.qd_1} – {row.qd_2}: {row.diameter_nm:.1f} nm"
+        pictures[title], outlines[title] = necks.gap_picture(planes), row.diameter_nm
+
+# %%
+if image is not None:
+    fig = mapping_figures.gap_pictures(pictures, pixel_nm, outlines)
+    results.save_figure(fig, run_dir, "gaps", shown)
+
+# %% [markdown]
+# ## A case whose answer is known
+#
+# Smooth truncated cubes on a triclinic lattice with known necks and one vacancy, in noise, through the same
+# functions.
+
+# %%
+known_cell = lattice.cell_matrix(6.2, 6.0, 5.8, 98, 95, 93)
+film = model_film(known_cell, (3, 3, 3), edge_nm=4.9, voxel_nm=0.25, rng=np.random.default_rng(seed),
+                  displacement_nm=0.1, vacancies=((1, 1, 1),))  # fmt: skip
+known_image = templates.body_image(film.volume, film.voxel_nm, diameter_nm=5.0)
+known_found, _ = centres.find_centres(known_image)
+known_xyz = known_found[dot_table.POSITION].to_numpy()
+
+# %%
+known_error = np.linalg.norm(known_xyz[:, None] - film.dots[dot_table.POSITION].to_numpy(), axis=2)
+known_lattice = superlattice.index_superlattice(known_xyz)
+known_defects = superlattice.point_defects(known_lattice, known_xyz)
+assert len(known_found) == 26
+assert np.median(known_error.min(axis=1)) < 0.05
+assert known_defects["kind"].tolist() == ["vacancy"]
+print(f"26 of 26 dots, median error {np.median(known_error.min(axis=1)):.3f} nm, the vacancy found")
+
+# %%
+known_necks = necks.measure_necks(known_image, known_xyz, superlattice.neighbour_pairs(known_lattice))
+known_names = known_error.argmin(axis=1)
+true_necks = {frozenset((row.qd_1, row.qd_2)): row.diameter_nm for row in film.necks.itertuples()}
+true_nm = np.array([true_necks[frozenset((known_names[a], known_names[b]))]
+                    for a, b in known_necks[["qd_1", "qd_2"]].to_numpy()])  # fmt: skip
+assert ((known_necks["diameter_nm"] > 0) == (true_nm > 0)).all()
+print(f"necks: {np.abs(known_necks['diameter_nm'] - true_nm).max():.2f} nm off at most, none false, none missed")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. How far do the centres move if the robust weights are switched off ($\kappa \to \infty$)?
+# 2. How much does the connectivity depend on the contour of the necks?
+
+# %% tags=["solution"]
+if image is not None:
+    plain = centres.refine_centres(image, xyz, template, scales=(1e3,) * 5)
+    print(f"moved by {np.median(np.linalg.norm(plain - xyz, axis=1)):.2f} nm, towards the thicker necks")
+
+# %% tags=["solution"]
+if image is not None:
+    for threshold in (0.35, 0.45, 0.55):
+        other = necks.measure_necks(image, xyz, pairs, threshold=threshold)["diameter_nm"]
+        print(f"contour {threshold}: {(other > 0).mean():.3f} joined, {other[other > 0].mean():.2f} nm")
+
+# %% [markdown]
+# ## What the other notebooks get
+
+# %%
+results.write_table(run_dir, "centres.csv", table)
+results.write_table(run_dir, "necks.csv", joints[dot_table.NECKS])
+results.write_table(run_dir, "defects.csv", defects)
+results.write_json(run_dir, "superlattice.json", summary)
+if description.enters_as == "dots":
+    results.write_table(run_dir, "orientations.csv", dot_table.read_orientations(given))
+
+# %%
+in_grain = table["grain"] == 0
+share = dot_table.layer_defect_fractions(table, defects)
+values = [
+    results.value("qd_count", len(table)),
+    results.value("layer_count", summary["layers"]),
+    results.value("grain_count", len(summary["grains"])),
+    results.value("at_edge_count", int(edge.sum())),
+    results.value("point_defect_fraction", share["n_defects"].sum() / share["n_sites"].sum(), n=share["n_sites"].sum()),
+]
+for row in share.itertuples():
+    values.append(results.value("point_defect_fraction", row.fraction, index=f"C{row.layer}", n=row.n_sites))
+
+# %%
+for name in superlattice.CELL:
+    found_cell, unit = main[name], name.rsplit("_", 1)[1]
+    ends_95 = [found_cell["value"] + side * 1.96 * found_cell["sigma"] for side in (-1, 1)]
+    values.append(
+        results.value(name, found_cell["value"], unit, sigma=found_cell["sigma"], interval_95=ends_95, n=main["n_dots"])
+    )
+for axis in "xyz":
+    typical = table[f"sigma_{axis}_nm"].median()
+    values.append(results.value(f"centre_sigma_{axis}_nm", typical, "nm", n=len(table), reason="no half sets"))
+
+# %% [markdown]
+# Pairs that share a dot are not independent: the interval of the connectivity comes from columns of
+# dots drawn as a whole.
+
+# %%
+blocks = statistics.column_blocks(xyz[:, :2], spacing_nm=(main["a_nm"]["value"] + main["b_nm"]["value"]) / 2)
+for axis in (None, "A", "B", "C"):
+    some = joints if axis is None else joints[joints["axis"] == axis]
+    joined, own = (some["diameter_nm"] > 0).to_numpy(float), blocks[some["qd_1"]]
+    if not measured or len(some) == 0:
+        values.append(results.value("connectivity", None, index=axis, reason="no necks were measured"))
+        continue
+    draws = statistics.bootstrap(lambda rows, j=joined: j[rows].mean(), own, n_resamples=n_resamples, rng=rng)
+    share_joined = statistics.interval(joined.mean(), draws, n_blocks=len(set(own)), n=len(some), bounds=(0, 1))
+    values.append(results.value("connectivity", index=axis, **share_joined.as_result()))
+
+# %%
+results.record(run_dir, "02_centres", values)
+
+# %% [markdown]
+# **Next:** [03_orientation](03_orientation.ipynb) asks how the atomic lattice of each of these dots is turned.
