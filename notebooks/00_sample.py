@@ -94,9 +94,9 @@ if is_twin:
 # %% [markdown]
 # Asked for and made, over the whole dots. Planarity is scaled to be exact in each layer. **Not everything
 # can hold at once.** What gives way is the mean misorientation to the perfect lattice (a roll of 8.4°
-# alone makes 2.5°, and the out-of-plane spread of 11.3° needs scatter on top of it), and by a
-# little the out-of-plane spread of the superlattice, which follows from planarity and correlation. Layers
-# of few dots leave room for less.
+# alone makes 2.5°, and the out-of-plane spread of 11.3° needs scatter on top of it), and by a little the
+# correlation of neighbours' displacements, which planarity and the out-of-plane spread of the
+# superlattice determine between them. Layers of few dots leave room for less.
 
 # %%
 order = structure.order_table(built) if is_twin else pd.DataFrame(columns=["name", "index", "asked", "made", "unit"])
@@ -231,7 +231,7 @@ if ready.source == "tilt_series":
 # %%
 if ready.source == "tilt_series":
     dark = np.percentile(series.images[shown], 1)
-    total = (series.images - dark).sum(axis=(1, 2), dtype=float)
+    total = series.images.sum(axis=(1, 2), dtype=float) - dark * series.images[0].size
     fig = sample_figures.brightness(series.angles_deg, total)
     results.save_figure(fig, run_dir, "brightness", pd.DataFrame({"angle_deg": series.angles_deg, "sum": total}))
     values += [

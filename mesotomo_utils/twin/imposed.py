@@ -57,13 +57,16 @@ class TwinParameters(BaseModel):
     planarity_next_nm: float = Field(1.15, gt=0, description="paper: about 1.2 in C2, C8")
     planarity_interior_nm: float = Field(0.75, gt=0, description="paper: 0.7-1.0 in C3-C7")
     displacement_correlation: float = Field(
-        0.45, ge=0, lt=1, description="of neighbours' displacements; about 0.4 (ours)"
+        0.5,
+        ge=0,
+        lt=1,
+        description="of neighbours' displacements as drawn; about 0.4 is left in the end (ours)",
     )
     sl_spread_in_plane_deg: float = Field(9.4, gt=0, description="95 % width of the azimuth of +A, +B (paper, Fig. 3)")
     sl_spread_out_of_plane_deg: float | None = Field(
         14.2,
-        description="95 % width of their elevation (paper, Fig. 3); only compared, it follows from "
-        "the planarity and the correlation",
+        description="95 % width of their elevation (paper, Fig. 3), reached by how alike neighbours' "
+        "heights are; None: not imposed",
     )
     in_plane_surface_factor: float = Field(
         0.7,

@@ -93,25 +93,33 @@ def place_dots(
     xy = (ideal_nm @ frame)[:, :2]
     pairs, axis = order.neighbour_pairs(ijk, counted)
     ab = [pairs[axis == n] for n in (0, 1)]
-    near = order.close_pairs(ijk, present)
+    every = order.close_pairs(ijk, present)
     mobility = target_sd[layer] ** 2
-    share = mobility[near] / mobility[near].sum(axis=1, keepdims=True)
 
-    for _ in range(rounds):
+    beside, beside_axis = order.neighbour_pairs(ijk, present)
+    beside = beside[beside_axis < 2]
+    wanted = parameters.sl_spread_out_of_plane_deg
+
+    for turn in range(rounds):
         for k in range(parameters.layers):
             rows = layer == k
             u[rows, 2] = order.without_plane(u[rows, 2], xy[rows], counted[rows])
             u[rows, 2] *= target_sd[k] / order.layer_sd(u[rows & counted, 2])
         positions = ideal_nm + u @ frame.T
         vectors = tuple(positions[p[:, 1]] - positions[p[:, 0]] for p in ab)
-        width, _ = order.spread_deg(vectors, frame)
+        width, height = order.spread_deg(vectors, frame)
         scale = np.clip(parameters.sl_spread_in_plane_deg / width, 0.8, 1.25)
         u[:, :2] *= scale
+        # heights that are too unlike between neighbours are drawn together, or the reverse;
+        # given up after half of the rounds, where planarity and spread contradict each other
+        excess = 0.0 if wanted is None or turn > rounds / 2 else height / wanted - 1
         positions = ideal_nm + u @ frame.T
 
+        near = shapes.near_pairs(positions, half_nm, cut_nm, every, margin_nm=parameters.minimum_gap_nm + 0.02)
+        share = mobility[near] / mobility[near].sum(axis=1, keepdims=True)
         gap, direction = shapes.face_gaps(positions, R, half_nm, cut_nm, near)
         short = np.maximum(parameters.minimum_gap_nm + 0.02 - gap, 0.0)
-        settled = abs(scale - 1) < 0.003 and gap.min() >= parameters.minimum_gap_nm
+        settled = abs(scale - 1) < 0.003 and abs(excess) < 0.01 and gap.min() >= parameters.minimum_gap_nm
         if settled:
             return positions, u
         push = direction * short[:, None] * 0.7
@@ -119,10 +127,20 @@ def place_dots(
         np.add.at(move, near[:, 0], -push * share[:, :1])
         np.add.at(move, near[:, 1], push * share[:, 1:])
         u += move @ frame
+        u[:, 2] += np.clip(0.3 * excess, -0.05, 0.05) * _above_own(u[:, 2], beside)
     raise ValueError(
         f"twin: dots touch, the smallest face gap is {gap.min():.2f} nm instead of "
         f"{parameters.minimum_gap_nm} nm; enlarge the cell, or lessen edge_nm, planarity or spread"
     )
+
+
+def _above_own(height: Array, pairs: NDArray[np.int64]) -> Array:
+    """(N,) mean height of each dot's neighbours (pairs (P, 2)) minus its own; 0 without neighbours."""
+    n = len(height)
+    first, second = pairs.T
+    total = np.bincount(first, height[second] - height[first], n)
+    total += np.bincount(second, height[first] - height[second], n)
+    return total / np.maximum(np.bincount(pairs.ravel(), minlength=n), 1)
 
 
 def mono_rotation(cell: Array) -> Array:

@@ -85,6 +85,17 @@ def face_gaps(
     return gap[rows, best], direction
 
 
+def near_pairs(
+    centres_nm: Array, half_nm: Array, cut_nm: Array, pairs: NDArray[np.int64], *, margin_nm: float
+) -> NDArray[np.int64]:
+    """Those of ``pairs`` (P, 2) that could be nearer than ``margin_nm`` in some orientation."""
+    shortest = half_nm.min(axis=1)
+    # the farthest points of a dot are the corners of its cut corners, next to its shortest edge
+    reach = np.sqrt(np.sum(half_nm**2, axis=1) - shortest**2 + (shortest - cut_nm) ** 2)
+    distance = np.linalg.norm(centres_nm[pairs[:, 1]] - centres_nm[pairs[:, 0]], axis=1)
+    return pairs[distance < reach[pairs].sum(axis=1) + margin_nm]
+
+
 def enclosing_radius_nm(centres_nm: Array, R: Array, half_nm: Array, cut_nm: Array, samples: int = 11) -> Array:
     """(N, M) sorted distances from the z axis of M points spread evenly over each dot, nm.
 
