@@ -288,6 +288,14 @@ def test_connectivity_counts_pairs_without_a_neck():
     assert width["sd"].value == pytest.approx(0.0, abs=1e-12)
 
 
+def test_a_small_sample_without_a_gap_is_not_certain():
+    joined = dots.join(table((3, 3, 2))[0])
+    placed = neck_table(joined, lambda p: np.full(len(p), 2.0))
+    found = necks.connectivity(placed, np.arange(len(joined)), n_resamples=50, rng=rng())
+    assert found.value == found.high == 1.0
+    assert found.low == pytest.approx(33 / (33 + 1.96**2), abs=1e-3)  # Wilson's lower end
+
+
 def test_the_slope_of_the_diameters_is_exact_and_layers_are_checked():
     joined = dots.join(table((5, 5, 7))[0])
     height = lambda p: p["layer"] + 0.5 * (p["axis"] == "C") + (p["axis"] == "B")  # noqa: E731
@@ -394,7 +402,7 @@ def test_a_weighted_slope_with_outlying_errors():
 
 def test_moments_remove_what_noise_adds_to_a_length():
     random = rng()
-    clean = [*random.normal(0, [2.0, 1.0, 0.3], (8000, 3)), 1.0, 0, 0]
+    clean = random.normal([1.0, 0, 0], [2.0, 1.0, 0.3], (8000, 3))
     noisy = clean + random.normal(0, 2 / np.sqrt(3), clean.shape)
     expected = np.linalg.norm(clean, axis=1).mean()
     assert moments.mean_length(noisy, 4.0) == pytest.approx(expected, rel=0.03)

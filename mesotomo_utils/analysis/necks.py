@@ -74,7 +74,10 @@ def connectivity(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 
         return statistics.missing("no neighbour pairs", 0)
     joined, own = pairs["joined"].to_numpy(float), blocks[pairs["row"]]
     replicates = statistics.bootstrap(lambda rows: joined[rows].mean(), own, n_resamples=n_resamples, rng=rng)
-    return statistics.interval(joined.mean(), replicates, n_blocks=np.unique(own).size, n=len(pairs), bounds=(0.0, 1.0))
+    found = statistics.interval(
+        joined.mean(), replicates, n_blocks=np.unique(own).size, n=len(pairs), bounds=(0.0, 1.0)
+    )
+    return statistics.at_least_binomial(found)
 
 
 def diameters(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 500, rng) -> dict[str, Estimate]:

@@ -197,6 +197,23 @@ def interval(
     return Estimate(float(value), float(sigma), low, high, n)
 
 
+def at_least_binomial(found: Estimate) -> Estimate:
+    """Widen the interval of a share to what independent counts would give (Wilson's interval).
+
+    Where all pairs of a small sample are joined, every resample is the same, and the bootstrap would
+    be certain of what it has not seen.
+    """
+    if found.n is None or found.n == 0 or not np.isfinite(found.low):
+        return found
+    z2 = stats.norm.ppf(0.975) ** 2
+    centre = (found.value + z2 / (2 * found.n)) / (1 + z2 / found.n)
+    spread = found.value * (1 - found.value) / found.n + z2 / (4 * found.n**2)
+    half = np.sqrt(z2 * spread) / (1 + z2 / found.n)
+    low, high = max(centre - half, 0.0), min(centre + half, 1.0)
+    sigma = max(found.sigma, half / np.sqrt(z2))
+    return Estimate(found.value, sigma, min(found.low, low), max(found.high, high), found.n)
+
+
 def remove_noise(raw: Estimate, noise: float) -> Estimate:
     """Take the width that noise alone would have off a width, in quadrature.
 
