@@ -260,7 +260,7 @@ def without_lattice(n: int) -> pd.DataFrame:
 
 
 def stereographic(directions: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """Stereographic projection of sign-free axes, upper hemisphere.
+    """Stereographic projection of directions, both hemispheres laid over each other.
 
     Parameters
     ----------
@@ -271,18 +271,18 @@ def stereographic(directions: np.ndarray, frame: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    (N, 2); the circle of radius 1 holds the directions in the plane of the first two columns.
+    (N, 2); the circle of radius 1 holds the directions in the plane of the first two columns. A
+    direction just below that plane stays beside its neighbours just above it.
 
     Examples
     --------
-    >>> stereographic(np.array([[0.0, 0.0, -2.0], [1.0, 0.0, 0.0]]), np.eye(3)).round(3) + 0.0
+    >>> stereographic(np.array([[0.0, 0.0, -2.0], [1.0, 0.0, -0.0]]), np.eye(3)).round(3) + 0.0
     array([[0., 0.],
            [1., 0.]])
     """
     local = np.asarray(directions, float) @ frame
     local = local / np.linalg.norm(local, axis=1, keepdims=True)
-    local *= np.where(local[:, 2:] < 0, -1.0, 1.0)
-    return local[:, :2] / (1 + local[:, 2:])
+    return local[:, :2] / (1 + np.abs(local[:, 2:]))
 
 
 def axis_deviations_deg(R: np.ndarray) -> dict[str, np.ndarray]:

@@ -61,7 +61,8 @@ def fourier_planes(planes: Mapping[str, np.ndarray], extent_per_nm: float, spots
             )
         first, second = _PLANE_AXES.get(name, ("first axis", "second axis"))
         ax.set(xlabel=f"g along {first} (1/nm)", ylabel=f"g along {second} (1/nm)", title=name)
-        ax.set(xlim=limits, ylim=limits, aspect="equal")
+        room = (1.15 * limits[0], 1.15 * limits[1])
+        ax.set(xlim=room, ylim=room, aspect="equal")
     figures.colour_bar(shown, axes, "log$_{10}$ of power over noise")
     figures.panel_labels(axes)
     return fig
@@ -85,13 +86,14 @@ def pole_figure(
     """
     fig, grid = figures.new_figure(1, 4, width_in=figures.DOUBLE_COLUMN, height_in=2.2, width_ratios=(1.25, 1, 1, 1))
     stereogram, *close = grid[0]
-    stereogram.add_patch(Circle((0, 0), 1, fill=False, lw=0.6))
+    stereogram.add_patch(Circle((0, 0), 1, fill=False, lw=0.6, ec="0.3"))
     stereogram.plot([-1, 1], [0, 0], [0, 0], [-1, 1], color=figures.GREY, lw=0.4, zorder=0)
     for (name, xy), direction in zip(axes_xy.items(), "ABC", strict=True):
         colour = figures.DIRECTION_COLOURS[direction]
         stereogram.plot(*np.asarray(xy).T, ".", ms=2.5, color=colour, label=name)
     stereogram.plot(*np.asarray(superlattice_xy).T, "k+", ms=6, mew=0.9, label="A, B, C")
     stereogram.legend(loc="upper left", bbox_to_anchor=(-0.12, 1.12), handletextpad=0.1)
+    stereogram.set(xlim=(-1.06, 1.06), ylim=(-1.06, 1.06))
     figures.bare(stereogram)
     reach = 1.1 * max(np.abs(d).max() for d in deviations_deg.values())
     for ax, (name, xy), direction in zip(close, deviations_deg.items(), "ABC", strict=True):
@@ -166,7 +168,10 @@ def half_set_turns(turns_deg: np.ndarray, lattice_snr: np.ndarray, sigma_deg: np
     order = np.argsort(lattice_snr)
     right.plot(lattice_snr, np.linalg.norm(turns_deg, axis=1), ".", ms=2.5, color=figures.GREY)
     right.plot(lattice_snr[order], 2 * sigma_deg[order], color="k", label="fit, 2σ")
-    right.set(xscale="log", yscale="log", xlabel="lattice SNR", ylabel="turn between halves (°)")
+    # Within a decade the labels of a logarithmic axis would run into each other.
+    narrow = np.nanmax(lattice_snr) < 10 * np.nanmin(lattice_snr)
+    right.set(xscale="linear" if narrow else "log", yscale="log")
+    right.set(xlabel="lattice SNR", ylabel="turn between halves (°)")
     right.legend()
     figures.panel_labels(axes)
     return fig
