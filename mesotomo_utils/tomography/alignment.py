@@ -1,0 +1,396 @@
+"""Blind alignment of a tilt series: coarse by mass, fine by reprojection; and of its halves.
+
+`align_series` measures, `apply_alignment` moves the images (once), `align_half` measures half the
+tilts on their own and `to_frame_of` takes the result into the frame of the whole series. The sign
+conventions are in :mod:`mesotomo_utils.tomography.alignment_geometry`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mesotomo_utils.tomography import alignment_coarse as coarse
+from mesotomo_utils.tomography.alignment_fine import Fit, Pose, refine
+from mesotomo_utils.tomography.alignment_geometry import RigidMotion, move_images, remove_rigid_motion
+from mesotomo_utils.tomography.projector import angular_weights
+from mesotomo_utils.tomography.tilt_series import TiltSeries, TiltSeriesError
+
+log = logging.getLogger(__name__)
+
+_FEWEST_TILTS = 8
+_COARSE_PIXELS = 160
+"""Size to which images are binned for the coarse alignment, pixels."""
+_STEPS = (6, 4)
+"""Most Gauss–Newton steps on the coarse and on the fine level."""
+_MISFIT_LIMIT = 8.0
+"""Misfit above the other images', in robust standard deviations, from which an image is an outlier."""
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """How the images of a series lie.
+
+    Attributes
+    ----------
+    table
+        One row an image: ``tilt`` (index from 0), ``angle_nominal_deg, angle_deg, shift_z_nm, shift_u_nm``
+        (observed minus ideal position; NaN for an image left out), ``residual_nm`` (distance of the image
+        from its reprojection when matched alone), ``used``.
+    axis_tilt_deg
+        Rotation of the tilt axis in the image plane, from +u towards +z, degrees.
+    axis_offset_nm
+        Distance of the tilt axis from the image centre along u, nm. It adds to ``shift_u_nm``.
+    pixel_nm
+        Pixel of the images that were aligned, nm.
+    misfit
+        Root-mean-square difference of images and reprojections relative to the images, within the
+        band of frequencies that was matched.
+    engine
+        Levels of binning and steps taken, for the record.
+    """
+
+    table: pd.DataFrame
+    axis_tilt_deg: float
+    axis_offset_nm: float
+    pixel_nm: float
+    misfit: float = float("nan")
+    engine: str = ""
+
+    @property
+    def used(self) -> NDArray[np.bool_]:
+        """(N,) images that count."""
+        return self.table["used"].to_numpy(dtype=bool)
+
+    @property
+    def total_shift_u_nm(self) -> NDArray[np.float64]:
+        """(N,) shift along u with the axis offset, nm."""
+        return self.table["shift_u_nm"].to_numpy() + self.axis_offset_nm
+
+
+def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = False) -> Alignment:
+    """Measure shift and tilt of every image, the axis offset and the axis tilt, from the images alone.
+
+    Parameters
+    ----------
+    series
+        Recorded images with nominal angles, in any order of tilts, spread over 60° or more.
+    device
+        Where projections are computed.
+    progress
+        Print a line a level.
+
+    Returns
+    -------
+    Alignment
+
+    Raises
+    ------
+    TiltSeriesError
+        Fewer than 8 usable tilts, a range below 60°, or images without contrast.
+
+    Notes
+    -----
+    1. The darker border of an image is its background.
+    2. Mass profile for z, centre of mass for u (:mod:`.alignment_coarse`). Images of another mass
+       or profile are outliers.
+    3. Reprojection on two levels of binning (:mod:`.alignment_fine`). The finer one has as many pixels
+       along u as Crowther's limit asks: finer detail across the axis is not shared by images. A step
+       counts only if it lowers the misfit by a hundredth. For a needle that lies wholly within the field the moments are
+       already as good as the noise allows and reprojection only confirms them.
+    4. An image that still fits far worse than the others is left out and the fine level repeated.
+    5. What no series can tell is fixed by convention: mean shift along z zero, no cosine or sine of the
+       tilt in the shift along u, mean of the angle errors zero. Errors of the angle
+       that go as cos 2t and sin 2t are left at zero: a stretched object explains them almost as well.
+    """
+    _check(series)
+    images = series.images - coarse.background_levels(series.images)[:, None, None].astype(np.float32)
+    used = np.ones(len(series), dtype=bool)
+    pose, odd = _coarse(images, series.angles_deg)
+    if odd.any():
+        used &= ~odd
+        _check_count(series, used)
+        pose, _ = _coarse(images[used], series.angles_deg[used])
+    fine_bin = _fine_bin(images.shape[1:], series.angles_deg)
+    notes = []
+    for factor, steps in ((2 * fine_bin, _STEPS[0]), (fine_bin, _STEPS[1])):
+        fit = _level(images[used], pose, factor, steps, device, series.angles_deg[used])
+        bad = _misfits(fit.misfit)
+        if bad.any():
+            used[np.flatnonzero(used)[bad]] = False
+            _check_count(series, used)
+            fit = _level(images[used], _select(fit.pose, ~bad), factor, steps, device, series.angles_deg[used])
+        pose = fit.pose
+        misfit = float(np.sqrt(np.mean(fit.misfit**2)))
+        notes.append(f"bin {factor}: {len(fit.rms_steps)} steps, misfit {misfit:.4f}")
+        if progress:
+            print(f"alignment, {notes[-1]}")
+        if not fit.rms_steps:
+            break  # the moments were exact to the noise: finer images have nothing to add
+    return _alignment(series, fit, used, "; ".join(notes))
+
+
+def apply_alignment(series: TiltSeries, alignment: Alignment, *, progress: bool = False) -> TiltSeries:
+    """Bring the images to where an ideal microscope would have recorded them.
+
+    Parameters
+    ----------
+    series
+        The series as recorded.
+    alignment
+        Its alignment, from `align_series` or `align_half`.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    TiltSeries
+        The used images, moved by one interpolation in Fourier space, with refined angles; the tilt
+        axis is the vertical centre line. Name, pixel and metadata are kept, and
+        ``metadata["alignment"]`` says what was done.
+
+    Raises
+    ------
+    ValueError
+        The alignment is of another number of images or another pixel (both are named).
+    """
+    table = alignment.table
+    if len(table) != len(series) or not np.isclose(alignment.pixel_nm, series.pixel_nm, rtol=1e-6):
+        raise ValueError(
+            f"the alignment is of {len(table)} images with {alignment.pixel_nm:g} nm pixels; {series.name} has "
+            f"{len(series)} with {series.pixel_nm:g} nm: apply it to the series that it was measured on"
+        )
+    used = alignment.used
+    moved = move_images(
+        series.images[used] if not used.all() else series.images,
+        table["shift_z_nm"].to_numpy()[used] / series.pixel_nm,
+        alignment.total_shift_u_nm[used] / series.pixel_nm,
+        alignment.axis_tilt_deg,
+        progress="moving images" if progress else None,
+    )
+    done = {
+        "axis_tilt_deg": alignment.axis_tilt_deg,
+        "axis_offset_nm": alignment.axis_offset_nm,
+        "images_left_out": table["tilt"].to_numpy()[~used].tolist(),
+    }
+    return replace(
+        series,
+        images=moved,
+        angles_deg=table["angle_deg"].to_numpy()[used],
+        metadata={**series.metadata, "alignment": done},
+    )
+
+
+def half_mask(n_tilts: int, which: str) -> NDArray[np.bool_]:
+    """(N,) True for the tilts of a half: ``"even"`` has images 0, 2, 4 … and ``"odd"`` 1, 3, 5 …
+
+    Raises
+    ------
+    ValueError
+        Another name.
+    """
+    if which not in ("even", "odd"):
+        raise ValueError(f"a half is 'even' or 'odd', not {which!r}")
+    return np.arange(n_tilts) % 2 == (which == "odd")
+
+
+def align_half(
+    series: TiltSeries, which: str, full: Alignment, *, device: str = "cpu", progress: bool = False
+) -> Alignment:
+    """Align every other tilt on its own and carry the result into the frame of the whole series.
+
+    Parameters
+    ----------
+    series
+        The series as recorded, all tilts.
+    which
+        ``"even"`` or ``"odd"``, counted in the order of the images.
+    full
+        Alignment of all tilts.
+    device, progress
+        As in `align_series`.
+
+    Returns
+    -------
+    Alignment
+        A table of all tilts with ``used`` False for the other half.
+
+    Raises
+    ------
+    ValueError
+        Unknown half.
+    TiltSeriesError
+        As `align_series`.
+
+    Notes
+    -----
+    The half starts from its raw images and solves everything itself, axis tilt and offset included. It shares
+    with the whole only which images are outliers, and at the end a rigid motion (four numbers).
+    """
+    wanted = half_mask(len(series), which) & full.used
+    alone = align_series(series.select(wanted), device=device, progress=progress)
+    table = full.table.copy()
+    measured = ["angle_deg", "shift_z_nm", "shift_u_nm", "residual_nm"]
+    table[["shift_z_nm", "shift_u_nm", "residual_nm"]] = np.nan
+    table["angle_deg"] = table["angle_nominal_deg"]
+    table["used"] = False
+    rows = table.index[wanted]
+    table.loc[rows, measured] = alone.table[measured].to_numpy()
+    table.loc[rows, "used"] = alone.used
+    return to_frame_of(replace(alone, table=table), full)
+
+
+def to_frame_of(alignment: Alignment, reference: Alignment) -> Alignment:
+    """The same alignment after the rigid motion that lays its tomogram over the reference's.
+
+    Parameters
+    ----------
+    alignment, reference
+        Two alignments of one series. Images that both use are compared.
+
+    Returns
+    -------
+    Alignment
+        Equal to the first but for a move of the specimen along x, y and z and a turn about the tilt axis, which
+        change how no image fits.
+
+    Raises
+    ------
+    ValueError
+        Tables of different lengths, or fewer than three tilts in common.
+    """
+    if len(alignment.table) != len(reference.table):
+        raise ValueError(
+            f"expected two alignments of one series; one has {len(alignment.table)} images, "
+            f"the other {len(reference.table)}"
+        )
+    motion = rigid_motion_between(alignment, reference)
+    table = alignment.table.copy()
+    table["angle_deg"] -= np.where(alignment.used, motion.angle_deg, 0.0)
+    radians = np.deg2rad(table["angle_deg"])
+    table["shift_z_nm"] -= motion.z_nm
+    table["shift_u_nm"] -= motion.x_nm * np.cos(radians) + motion.y_nm * np.sin(radians)
+    return replace(alignment, table=table)
+
+
+def rigid_motion_between(alignment: Alignment, reference: Alignment) -> RigidMotion:
+    """The rigid motion of the specimen that one alignment sees relative to another."""
+    both = alignment.used & reference.used
+    if both.sum() < 3:
+        raise ValueError(f"expected three or more tilts used by both alignments; found {int(both.sum())}")
+    mine, other = alignment.table[both], reference.table[both]
+    *_, motion = remove_rigid_motion(
+        mine["shift_z_nm"] - other["shift_z_nm"],
+        (alignment.total_shift_u_nm - reference.total_shift_u_nm)[both],
+        other["angle_deg"],
+        mine["angle_deg"] - other["angle_deg"],
+    )
+    return motion
+
+
+def _coarse(images: NDArray[np.float32], angles_deg: NDArray) -> tuple[Pose, NDArray[np.bool_]]:
+    factor = max(1, int(np.ceil(max(images.shape[1:]) / _COARSE_PIXELS)))
+    small, (z0, u0) = _bin(images, factor)
+    shift_z, likeness = coarse.profile_shifts(small)
+    shift_u = coarse.centre_of_mass_shifts(small, angles_deg, shift_z)
+    odd = coarse.odd_images(small, likeness)
+    tilt = 0.0
+    if not odd.any():
+        shift_z, shift_u, tilt = coarse.refine_by_slices(small, angles_deg, shift_z, shift_u)
+    return Pose(shift_z * factor + z0, shift_u * factor + u0, angles_deg.copy(), tilt), odd
+
+
+def _level(images: NDArray[np.float32], pose: Pose, factor: int, steps: int, device: str, nominal: NDArray) -> Fit:
+    """Refine on images binned by a factor; pose in and out in full pixels."""
+    small, (z0, u0) = _bin(images, factor)
+    start = replace(pose, shift_z=(pose.shift_z - z0) / factor, shift_u=(pose.shift_u - u0) / factor)
+    fit = refine(small, start, nominal, steps=steps, tolerance=0.05 / factor, device=device)
+    found = fit.pose.scaled(factor)
+    found = replace(found, shift_z=found.shift_z + z0, shift_u=found.shift_u + u0)
+    return replace(fit, pose=found, mismatch=fit.mismatch * factor)
+
+
+def _bin(images: NDArray[np.float32], factor: int) -> tuple[NDArray[np.float32], tuple[float, float]]:
+    """Binned images, and where their centre lies in the full ones, pixels from the full centre."""
+    n_z, n_u = images.shape[1:]
+    rows, columns = n_z // factor, n_u // factor
+    z0, u0 = (n_z - rows * factor) // 2, (n_u - columns * factor) // 2
+    cut = images[:, z0 : z0 + rows * factor, u0 : u0 + columns * factor]
+    binned = cut.reshape(len(cut), rows, factor, columns, factor).mean(axis=(2, 4))
+    return binned, (z0 - (n_z - rows * factor) / 2, u0 - (n_u - columns * factor) / 2)
+
+
+def _fine_bin(shape: tuple[int, int], angles_deg: NDArray) -> int:
+    """Largest power of two that keeps 1.5 times the pixels along u that Crowther's limit needs."""
+    needed = 3.0 / np.median(angular_weights(angles_deg))
+    factor = 1
+    while min(shape[1] / (2 * factor) / needed, shape[0] / (2 * factor) / 32) >= 1:
+        factor *= 2
+    return factor
+
+
+def _misfits(misfit: NDArray[np.float64]) -> NDArray[np.bool_]:
+    middle = np.median(misfit)
+    sigma = 1.4826 * np.median(np.abs(misfit - middle))
+    return misfit > middle + _MISFIT_LIMIT * max(sigma, 0.1 * middle)
+
+
+def _select(pose: Pose, keep: NDArray[np.bool_]) -> Pose:
+    return Pose(pose.shift_z[keep], pose.shift_u[keep], pose.angle_deg[keep], pose.axis_tilt_deg)
+
+
+def _alignment(series: TiltSeries, fit: Fit, used: NDArray[np.bool_], engine: str) -> Alignment:
+    """Fix what no series can tell, and make the table."""
+    pose, nominal = fit.pose, series.angles_deg[used]
+    turn = float(np.mean(pose.angle_deg - nominal))
+    angles = pose.angle_deg - turn
+    radians = np.deg2rad(angles)
+    design = np.stack([np.ones_like(radians), np.cos(radians), np.sin(radians)], axis=1)
+    offset, x, y = np.linalg.lstsq(design, pose.shift_u, rcond=None)[0]
+    table = pd.DataFrame({"tilt": np.arange(len(series)), "angle_nominal_deg": series.angles_deg})
+    table["angle_deg"] = series.angles_deg
+    table[["shift_z_nm", "shift_u_nm", "residual_nm"]] = np.nan
+    table["used"] = used
+    table.loc[used, "angle_deg"] = angles
+    table.loc[used, "shift_z_nm"] = (pose.shift_z - pose.shift_z.mean()) * series.pixel_nm
+    table.loc[used, "shift_u_nm"] = (pose.shift_u - design @ [offset, x, y]) * series.pixel_nm
+    table.loc[used, "residual_nm"] = fit.mismatch * series.pixel_nm
+    if not used.all():
+        log.warning("images left out of the alignment: %s", np.flatnonzero(~used).tolist())
+    return Alignment(
+        table=table,
+        axis_tilt_deg=pose.axis_tilt_deg,
+        axis_offset_nm=float(offset * series.pixel_nm),
+        pixel_nm=series.pixel_nm,
+        misfit=float(np.sqrt(np.mean(fit.misfit**2))),
+        engine=engine,
+    )
+
+
+def _check(series: TiltSeries) -> None:
+    _check_count(series, np.ones(len(series), dtype=bool))
+    span = float(np.ptp(series.angles_deg))
+    if span < 60:
+        raise TiltSeriesError(
+            f"{series.name}: the tilts span {span:.1f}°, alignment by reprojection needs 60° or more; "
+            "check the angles (degrees, one a line)"
+        )
+    flat = [i for i, image in enumerate(series.images) if float(np.ptp(image)) == 0.0]
+    if len(flat) > len(series) - _FEWEST_TILTS:
+        raise TiltSeriesError(
+            f"{series.name}: {len(flat)} of {len(series)} images are constant (first: image {flat[0]}); "
+            f"{_FEWEST_TILTS} with contrast are needed, check what was exported"
+        )
+
+
+def _check_count(series: TiltSeries, used: NDArray[Any]) -> None:
+    if used.sum() < _FEWEST_TILTS:
+        raise TiltSeriesError(
+            f"{series.name}: expected {_FEWEST_TILTS} usable images or more, found {int(used.sum())} of "
+            f"{len(series)}; record more tilts, or leave out the images that spoil the rest"
+        )

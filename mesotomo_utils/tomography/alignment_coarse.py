@@ -1,0 +1,241 @@
+"""First guess of an alignment: mass profile along the axis, centre of mass across it.
+
+Both use that HAADF intensity is projected mass. The mass in one slice across the tilt axis does
+not depend on the tilt, so the profile of mass along z only moves; the centre of mass moves across
+the axis on a sinusoid, as that of a point does (Scott et al. 2012, Nature 483, 444).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mesotomo_utils.tomography.alignment_geometry import move_images
+
+_CONTRAST_LIMIT = 8.0
+"""Distance from the other images, in robust standard deviations, from which an image is an outlier."""
+
+
+def background_levels(images: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Background of each image: the darker of its two borders along u, as a median.
+
+    Parameters
+    ----------
+    images
+        (T, Z, U) images.
+
+    Returns
+    -------
+    ndarray
+        (T,) levels in units of the images.
+    """
+    width = max(2, images.shape[2] // 40)
+    left = np.median(images[:, :, :width], axis=(1, 2))
+    right = np.median(images[:, :, -width:], axis=(1, 2))
+    return np.minimum(left, right).astype(np.float64)
+
+
+def profile_shifts(
+    images: NDArray[np.float32], *, rounds: int = 4, reach: int | None = None
+) -> tuple[NDArray, NDArray]:
+    """Shift of every image along z from its mass profile.
+
+    Parameters
+    ----------
+    images
+        (T, Z, U) images less their background.
+    rounds
+        How often the mean profile is rebuilt from the aligned ones.
+    reach
+        Largest shift looked for, pixels; a quarter of the field if left out.
+
+    Returns
+    -------
+    shift
+        (T,) observed minus ideal position, pixels, with mean zero.
+    likeness
+        (T,) correlation of the profile with the mean one, 1 = equal.
+
+    Notes
+    -----
+    Normalised cross-correlation over the overlap, with a parabola through the best three. The first reference is the profile most like all others, so one bad image
+    cannot lead the rest astray.
+    """
+    profiles = images.sum(axis=2, dtype=np.float64)
+    n = profiles.shape[1]
+    reach = max(2, n // 4) if reach is None else reach
+    centred = profiles - profiles.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    centred /= np.where(length > 0, length, 1.0)
+    start = int(np.argmax(np.median(centred @ centred.T, axis=1)))
+    reference = profiles[start]
+    rows = np.arange(n)
+    for _ in range(rounds):
+        found = [_best_lag(profile, reference, reach) for profile in profiles]
+        shift = np.array([lag for lag, _ in found])
+        likeness = np.array([value for _, value in found])
+        trusted = likeness >= np.median(likeness) - 3 * _robust_sigma(likeness)
+        shift -= np.median(shift[trusted])
+        moved = [np.interp(rows + s, rows, p / (p.mean() or 1.0)) for s, p in zip(shift, profiles, strict=True)]
+        reference = np.mean([p for p, keep in zip(moved, trusted, strict=True) if keep], axis=0)
+    return shift - shift[trusted].mean(), likeness
+
+
+def _best_lag(profile: NDArray, reference: NDArray, reach: int) -> tuple[float, float]:
+    """Sub-pixel lag of a profile behind a reference, and the correlation there."""
+    n = len(profile)
+    lags = np.arange(-reach, reach + 1)
+    score = np.empty(len(lags))
+    for i, lag in enumerate(lags):
+        a = profile[max(0, lag) : n + min(0, lag)]
+        b = reference[max(0, -lag) : n + min(0, -lag)]
+        a, b = a - a.mean(), b - b.mean()
+        norm = np.sqrt((a @ a) * (b @ b))
+        score[i] = a @ b / norm if norm > 0 else 0.0
+    best = int(np.argmax(score))
+    if not 0 < best < len(lags) - 1:
+        return float(lags[best]), float(score[best])
+    below, here, above = score[best - 1 : best + 2]
+    curvature = below - 2 * here + above
+    step = 0.5 * (below - above) / curvature if curvature < 0 else 0.0
+    return float(lags[best] + step), float(here)
+
+
+def centre_of_mass_shifts(
+    images: NDArray[np.float32], angles_deg: NDArray[np.float64], shift_z: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Shift of every image across the axis from its centre of mass.
+
+    Parameters
+    ----------
+    images
+        (T, Z, U) images less their background.
+    angles_deg
+        (T,) tilts, degrees.
+    shift_z
+        (T,) shifts along z, pixels: only rows that all images show are counted.
+
+    Returns
+    -------
+    ndarray
+        (T,) observed minus ideal position, pixels, axis offset included. The ideal one is the
+        sinusoid x cos t + y sin t that fits robustly.
+    """
+    n_z, n_u = images.shape[1:]
+    u = np.arange(n_u) - (n_u - 1) / 2
+    low = int(np.ceil(-shift_z.min())) + 1
+    high = n_z - int(np.ceil(shift_z.max())) - 1
+    if high - low < n_z // 4:
+        low, high = n_z // 4, n_z - n_z // 4
+    centre = np.empty(len(images))
+    for t, image in enumerate(images):
+        first = int(np.clip(round(low + shift_z[t]), 0, n_z - 2))
+        last = int(np.clip(round(high + shift_z[t]), first + 1, n_z))
+        mass = image[first:last].sum(axis=0, dtype=np.float64)
+        total = mass.sum()
+        centre[t] = mass @ u / total if total > 0 else 0.0
+    radians = np.deg2rad(angles_deg)
+    design = np.stack([np.ones_like(radians), np.cos(radians), np.sin(radians)], axis=1)
+    weight = np.ones(len(centre))
+    for _ in range(8):
+        fit = np.linalg.lstsq(design * weight[:, None], centre * weight, rcond=None)[0]
+        residual = centre - design @ fit
+        scale = 3 * _robust_sigma(residual)
+        weight = np.sqrt(np.minimum(1.0, scale / np.maximum(np.abs(residual), 1e-9)))
+    return centre - design[:, 1:] @ fit[1:]
+
+
+def refine_by_slices(
+    images: NDArray[np.float32],
+    angles_deg: NDArray[np.float64],
+    shift_z: NDArray[np.float64],
+    shift_u: NDArray[np.float64],
+    *,
+    rounds: int = 10,
+    tolerance_deg: float = 0.002,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Axis tilt, and better shifts, from the centre of mass of every slice.
+
+    Parameters
+    ----------
+    images
+        (T, Z, U) images less their background.
+    angles_deg
+        (T,) tilts, degrees.
+    shift_z, shift_u
+        (T,) first guess, pixels.
+    rounds, tolerance_deg
+        The images are moved and measured again until the axis tilt changes less than this.
+
+    Returns
+    -------
+    shift_z, shift_u
+        (T,) observed minus ideal position, pixels.
+    axis_tilt_deg
+        Rotation of the axis from +u towards +z, degrees.
+
+    Notes
+    -----
+    Each slice has a sinusoid of its own about the axis, and where the axis is tilted by a its offset changes
+    by −tan a from row to row. A tilted axis also mixes slices at the ends of the sinusoid, so a round
+    finds only part of the tilt. Slices count by their mass.
+    """
+    n_t, n_z, n_u = images.shape
+    radians = np.deg2rad(angles_deg)
+    design = np.stack([np.ones(n_t), np.cos(radians), np.sin(radians)], axis=1)
+    u = np.arange(n_u, dtype=np.float32) - (n_u - 1) / 2
+    z = np.arange(n_z) - (n_z - 1) / 2
+    tilt = 0.0
+    for _ in range(rounds):
+        moved = move_images(images, shift_z, shift_u, tilt)
+        margin = int(np.ceil(np.abs(shift_z).max() + np.sin(np.deg2rad(1 + abs(tilt))) * n_u / 2))
+        rows = slice(min(margin, n_z // 4), n_z - min(margin, n_z // 4))
+        mass = moved.sum(axis=2, dtype=np.float64)[:, rows]
+        usual = np.median(mass, axis=0)
+        solid = usual > 0.2 * usual.max()
+        mass, weight = mass[:, solid], usual[solid]
+        centre = (moved @ u)[:, rows][:, solid] / np.where(mass > 0, mass, np.inf)
+        fit = np.linalg.lstsq(design, centre, rcond=None)[0]
+        slope, offset = np.polyfit(z[rows][solid], fit[0], 1, w=np.sqrt(weight))
+        change = -np.rad2deg(np.arctan(slope))
+        tilt += change
+        shift_u = shift_u + offset + (centre - design @ fit) @ weight / weight.sum()
+        shift_z = shift_z + profile_shifts(moved, rounds=2, reach=4)[0]
+        if abs(change) < tolerance_deg:
+            break
+    return shift_z, shift_u, float(tilt)
+
+
+def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Images that cannot be of the same specimen: another mass, or another profile along z.
+
+    Parameters
+    ----------
+    images
+        (T, Z, U) images less their background.
+    likeness
+        (T,) correlation of the mass profile with the mean one.
+
+    Returns
+    -------
+    ndarray
+        (T,) True for an outlier.
+
+    Notes
+    -----
+    Mass is compared with the running median over nine tilts, since a needle in a wide matrix
+    gains mass with tilt.
+    """
+    mass = images.sum(axis=(1, 2), dtype=np.float64)
+    usual = np.array([np.median(mass[max(0, t - 4) : t + 5]) for t in range(len(mass))])
+    change = mass / np.where(usual > 0, usual, 1.0) - 1.0
+    sigma = max(_robust_sigma(change), 0.03)
+    strange = np.abs(change) > _CONTRAST_LIMIT * sigma
+    unlike = 1 - likeness
+    strange |= unlike > np.median(unlike) + _CONTRAST_LIMIT * max(_robust_sigma(unlike), 0.02)
+    return strange
+
+
+def _robust_sigma(values: NDArray[np.float64]) -> float:
+    """Standard deviation from the median absolute deviation, never zero."""
+    return float(1.4826 * np.median(np.abs(values - np.median(values)))) + 1e-12

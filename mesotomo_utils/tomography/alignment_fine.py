@@ -1,0 +1,358 @@
+"""Fine alignment: every image against what all images together say it should be.
+
+Aligned images are projections of one object; what is left of them after the best object has been
+projected and taken off says how each must still move. This is reprojection matching (Guizar-Sicairos et al.
+2011, Opt. Express 19, 21345; Odstrčil et al. 2019, Opt. Express 27, 36637) with one change. The
+reprojection contains the very image it is compared with, and its neighbours with it, so an error
+shared by many tilts (axis offset, axis tilt, a slow drift) hardly shows and plain matching needs
+hundreds of rounds for it. Here the object is eliminated from the least-squares problem instead
+(variable projection, Golub and Pereyra 1973; derivative after Kaufman 1975): with P the projection on what
+an object can explain, r = (1 − P) data and J the derivative images, one step solves
+
+    Jᵀ (1 − P) J · step = Jᵀ r
+
+for all shifts, angles, intensities and the axis tilt together, by conjugate gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from mesotomo_utils.backend import cpu_count, to_device, to_numpy
+from mesotomo_utils.distribute import map_items
+from mesotomo_utils.tomography.alignment_geometry import move_images
+from mesotomo_utils.tomography.projector import Projector, angular_weights
+
+_ANGLE_STEP_DEG = 0.2
+"""Step of the numerical derivative with the tilt angle: well below the Crowther limit of any series."""
+_SKETCHED_ROWS = 32
+"""Random mixtures of rows that stand for all rows in the curvature (not in the gradient)."""
+_ROUNDS = 2
+"""Corrections of the filtered back-projection towards the least-squares object."""
+_CONJUGATE_STEPS = 12
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How N images lie, in pixels of the images it goes with.
+
+    Attributes
+    ----------
+    shift_z, shift_u
+        (N,) observed minus ideal position, pixels; the axis offset is in shift_u.
+    angle_deg
+        (N,) tilts, degrees.
+    axis_tilt_deg
+        Rotation of the tilt axis in the image plane, degrees.
+    """
+
+    shift_z: NDArray[np.float64]
+    shift_u: NDArray[np.float64]
+    angle_deg: NDArray[np.float64]
+    axis_tilt_deg: float
+
+    def scaled(self, factor: float) -> Pose:
+        """The same pose in pixels ``1 / factor`` times as large."""
+        return replace(self, shift_z=self.shift_z * factor, shift_u=self.shift_u * factor)
+
+    def plus(self, step: Pose) -> Pose:
+        """The pose after a step."""
+        return Pose(
+            self.shift_z + step.shift_z,
+            self.shift_u + step.shift_u,
+            self.angle_deg + step.angle_deg,
+            self.axis_tilt_deg + step.axis_tilt_deg,
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A pose and how well the images agree under it.
+
+    Attributes
+    ----------
+    pose
+        The refined pose.
+    mismatch
+        (N,) distance of each image from its reprojection when matched alone, pixels.
+    misfit
+        (N,) root-mean-square residual of each image relative to the image, both filtered.
+    rms_steps
+        Size of each step, pixels root mean square over z and u.
+    """
+
+    pose: Pose
+    mismatch: NDArray[np.float64]
+    misfit: NDArray[np.float64]
+    rms_steps: tuple[float, ...]
+
+
+def refine(
+    images: NDArray[np.float32],
+    pose: Pose,
+    nominal_deg: NDArray[np.float64],
+    *,
+    steps: int,
+    angle_sigma_deg: float = 0.1,
+    tolerance: float = 0.01,
+    gain: float = 0.01,
+    device: str = "cpu",
+) -> Fit:
+    """Refine the pose of images by reprojection.
+
+    Parameters
+    ----------
+    images
+        (N, Z, U) recorded images less their background.
+    pose
+        Where to begin.
+    nominal_deg
+        (N,) tilts as the microscope gives them, degrees.
+    steps
+        Most Gauss–Newton steps.
+    angle_sigma_deg
+        How far a tilt may be from its nominal value, one standard deviation, degrees.
+    tolerance
+        Stop when a step is smaller than this, pixels root mean square.
+    gain
+        Stop, without the last step, when it lowers the misfit by less than this fraction.
+    device
+        Where the projector runs.
+
+    Returns
+    -------
+    Fit
+        The best pose met; ``rms_steps`` is empty where the first step was no gain.
+
+    Notes
+    -----
+    Frequencies along u beyond Crowther's 1/(D Δθ) belong to one image alone and say nothing of the
+    others: they are filtered out (along z all are kept). So are the lowest, slower than half the field,
+    against uneven backgrounds, and those where noise outweighs the signal.
+    """
+    n_z, n_u = images.shape[1:]
+    k_z, k_u = fft.fftfreq(n_z)[:, None], fft.rfftfreq(n_u)[None]
+    crowther = 1 / (n_u * np.median(angular_weights(pose.angle_deg)))
+    band = 1 - np.exp(-2 * (np.pi * 0.5 * n_u) ** 2 * (k_z**2 + k_u**2))
+    band = band / np.sqrt(1 + (2 * k_u / crowther) ** 4) * _wiener(images)
+    # the least-squares metric of _Explained is its ramp; with the data over its root, noise counts evenly
+    band = (band / np.sqrt(_ramp(n_u, crowther)[None])).astype(np.float32)
+    sizes: list[float] = []
+    best: tuple[Pose, NDArray, NDArray] | None = None
+    size = 0.0
+    for count in range(steps + 1):
+        step, mismatch, misfit = _gauss_newton(
+            images, pose, band, crowther, nominal=nominal_deg, angle_sigma_deg=angle_sigma_deg, device=device
+        )
+        if best is not None:
+            if _rms(misfit) > (1 - gain) * _rms(best[2]):
+                break
+            sizes.append(size)
+        best = pose, mismatch, misfit
+        size = float(np.sqrt(np.mean(step.shift_z**2 + step.shift_u**2)))
+        if size < tolerance or count == steps:
+            break
+        pose = pose.plus(step)
+    return Fit(*best, tuple(sizes))
+
+
+def _rms(values: NDArray[np.float64]) -> float:
+    """Of the better nine tenths, so that an outlier does not decide."""
+    return float(np.sqrt(np.mean(np.sort(values)[: max(1, int(0.9 * len(values)))] ** 2)))
+
+
+def _ramp(n_u: int, crowther: float) -> NDArray[np.float64]:
+    """(n_u // 2 + 1) ramp filter that stops growing at Crowther's frequency, largest value 1.
+
+    Beyond it every image fills its neighbourhood of Fourier space alone, and the full ramp would count it
+    several times. The zero frequency keeps a quarter of the first: none of the image is lost.
+    """
+    k = np.maximum(fft.rfftfreq(n_u), 0.25 / n_u)
+    ramp = k / np.sqrt(1 + (k / crowther) ** 2)
+    return ramp / ramp.max()
+
+
+def _wiener(images: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(Z, U // 2 + 1) share of signal in the power of the images at each frequency.
+
+    The power of a few images is averaged over rings; the corner of the spectrum is noise.
+    """
+    n_z, n_u = images.shape[1:]
+    radius = np.hypot(fft.fftfreq(n_z)[:, None], fft.rfftfreq(n_u)[None])
+    rings = np.minimum((radius * min(n_z, n_u)).astype(int), min(n_z, n_u) // 2)
+    taper = np.hanning(n_z)[:, None] * np.hanning(n_u)[None]
+    chosen = images[:: max(1, len(images) // 16)]
+    power = np.mean([np.abs(fft.rfft2(image * taper)) ** 2 for image in chosen], axis=0)
+    ring = np.bincount(rings.ravel(), power.ravel()) / np.bincount(rings.ravel())
+    share = np.clip(1 - 2 * ring[-1] / ring, 0, 1)
+    return share[rings]
+
+
+class _Explained:
+    """What an object within the inscribed circle can explain of a sinogram: preconditioned Landweber.
+
+    A is the projector, R the ramp of :func:`_ramp`: ``A Aᵀ R`` is nearly the projection P on what an object
+    explains, and (1 − A Aᵀ R)ⁿ tends to 1 − P. An even n keeps the curvature positive where the
+    circle's rim makes A Aᵀ R exceed 1. The operator is symmetric in the metric of R (:meth:`weigh`).
+    """
+
+    def __init__(self, angles_deg: NDArray, n_u: int, crowther: float, device: str) -> None:
+        self.projector = Projector(angles_deg, n_u, device=device, tolerance=_TOLERANCE)
+        self.n_u = n_u
+        self.device = device
+        self.ramp = _ramp(n_u, crowther).astype(np.float32)
+        # back to the ramp's own height, cycles per pixel, times the half circle's share of a tilt
+        height = 0.5 / np.sqrt(1 + (0.5 / crowther) ** 2)
+        self.weight = np.float32(height * np.median(angular_weights(angles_deg)))
+        x = np.arange(n_u) - (n_u - 1) / 2
+        self.inside = to_device((np.hypot(x, x[:, None]) < n_u / 2).astype(np.float32), device)
+
+    def weigh(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The ramp along u, the metric in which the curvature is symmetric."""
+        spectrum = fft.rfft(sinogram, axis=-1, workers=cpu_count()) * self.ramp
+        return fft.irfft(spectrum, n=self.n_u, axis=-1, workers=cpu_count())
+
+    def split(self, sinogram: NDArray[np.float32]) -> tuple[NDArray, NDArray[np.float32]]:
+        """The object (on the device) and what of the sinogram it leaves unexplained."""
+        slices, rest = 0.0, sinogram
+        for _ in range(_ROUNDS):
+            filtered = self.weigh(rest) * self.weight
+            correction = self.projector.adjoint(to_device(filtered, self.device)) * self.inside
+            slices = slices + correction
+            rest = rest - to_numpy(self.projector.forward(correction))
+        return slices, rest
+
+
+def _gauss_newton(
+    images: NDArray[np.float32],
+    pose: Pose,
+    band: NDArray[np.float32],
+    crowther: float,
+    *,
+    nominal: NDArray[np.float64],
+    angle_sigma_deg: float,
+    device: str,
+) -> tuple[Pose, NDArray, NDArray]:
+    """One step for all parameters; the step, the mismatch of each image, its misfit."""
+    n_t, n_z, n_u = images.shape
+    aligned = move_images(images, pose.shift_z, pose.shift_u, pose.axis_tilt_deg)
+    data = np.stack(
+        map_items(lambda image: fft.irfft2(fft.rfft2(image) * band, s=(n_z, n_u)), list(aligned))
+    )
+    explained = _Explained(pose.angle_deg, n_u, crowther, device)
+    slices, rest = explained.split(data)
+    ahead = Projector(pose.angle_deg + _ANGLE_STEP_DEG, n_u, device=device, tolerance=_TOLERANCE)
+    turned = to_numpy(ahead.forward(slices))
+
+    # rows that a shift or the rotation takes out of some image are no data
+    lost = np.abs(pose.shift_z).max() + np.sin(np.deg2rad(abs(pose.axis_tilt_deg))) * n_u / 2
+    margin = min(int(np.ceil(lost)) + 2, n_z // 4)
+    rows = slice(margin, n_z - margin)
+    n_rows = n_z - 2 * margin
+    mix = np.eye(n_rows, dtype=np.float32)
+    if n_rows > _SKETCHED_ROWS:
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (_SKETCHED_ROWS, n_rows))
+        mix = (signs / np.sqrt(_SKETCHED_ROWS)).astype(np.float32)
+    z = (np.arange(n_z, dtype=np.float32) - (n_z - 1) / 2)[:, None]
+    u = (np.arange(n_u, dtype=np.float32) - (n_u - 1) / 2)[None]
+    along_z = (2j * np.pi * fft.fftfreq(n_z))[:, None].astype(np.complex64)
+    along_u = (2j * np.pi * fft.rfftfreq(n_u))[None].astype(np.complex64)
+    arm = n_u / 2  # angles count as the pixels they move the edge of the image by
+
+    def derivatives(t: int) -> tuple[NDArray, NDArray]:
+        model = data[t] - rest[t]
+        spectrum = fft.rfft2(model)
+        by_z = fft.irfft2(spectrum * along_z, s=(n_z, n_u))
+        by_u = fft.irfft2(spectrum * along_u, s=(n_z, n_u))
+        by_angle = (turned[t] - model) / (np.deg2rad(_ANGLE_STEP_DEG) * arm)
+        # a shift s still in the image shows it as ideal(z − s), hence the signs
+        stack = np.stack([-by_z, -by_u, model, by_angle, (z * by_u - u * by_z) / arm])[:, rows]
+        return np.matmul(mix, stack), np.einsum("cij,ij->c", stack, pull[t][rows])
+
+    pull = explained.weigh(rest)
+    pairs = map_items(derivatives, range(n_t))
+    columns = np.stack([pair[0] for pair in pairs])  # [tilt, (z, u, intensity, angle, axis), mixture, u]
+    gradient = np.stack([pair[1] for pair in pairs]).astype(np.float64)
+    noise = float(np.mean(np.square(rest[:, rows], dtype=np.float64)))
+    prior = noise / (np.deg2rad(angle_sigma_deg) * arm) ** 2
+    local, axis, mismatch = _solve(columns, gradient, explained, _slow_angles(pose.angle_deg), np.deg2rad(pose.angle_deg - nominal) * arm, prior)
+    energy = np.einsum("tij,tij->t", data[:, rows], data[:, rows])
+    misfit = np.sqrt(np.einsum("tij,tij->t", rest[:, rows], rest[:, rows]) / np.maximum(energy, 1e-30))
+    step = Pose(local[:, 0], local[:, 1], np.rad2deg(local[:, 3] / arm), float(np.rad2deg(axis / arm)))
+    return step, mismatch, misfit
+
+
+def _slow_angles(angles_deg: NDArray) -> NDArray[np.float64]:
+    """(N, 3) orthonormal patterns of angle errors that a stretched object explains almost as well."""
+    twice = 2 * np.deg2rad(angles_deg)
+    return np.linalg.qr(np.stack([np.ones_like(twice), np.cos(twice), np.sin(twice)], axis=1))[0]
+
+
+def _solve(
+    columns: NDArray[np.float32], gradient: NDArray[np.float64], explained: _Explained, slow: NDArray, departure: NDArray, prior: float
+) -> tuple[NDArray, float, NDArray]:
+    """Conjugate gradients on the reduced normal equations: local (N, 4), axis, mismatch (N,)."""
+    n_t, n_c = columns.shape[0], columns.shape[1] - 1
+    scale = np.sqrt(np.einsum("tcij,tcij->c", columns, columns, dtype=np.float64) / n_t)
+    scale = np.where(scale > 0, scale, 1.0)
+    columns = columns / scale[:, None, None].astype(np.float32)
+    gradient = gradient / scale
+    trust = prior / scale[3] ** 2
+    blocks = np.einsum("tcij,tdij->tcd", columns[:, :-1], explained.weigh(columns[:, :-1])) + 1e-3 * np.eye(n_c)
+    inverse = np.linalg.inv(blocks)
+    axis_weight = max(float(np.einsum("tij,tij->", columns[:, -1], columns[:, -1])), 1e-3)
+
+    def admissible(x: NDArray) -> NDArray:
+        x = x.copy()
+        angle = x[:-1].reshape(n_t, n_c)[:, 3]
+        angle -= slow @ (slow.T @ angle)
+        return x
+
+    def curvature(x: NDArray) -> NDArray:
+        weights = np.empty((n_t, n_c + 1), np.float32)
+        weights[:, :-1] = x[:-1].reshape(n_t, n_c)
+        weights[:, -1] = x[-1]
+        rest = explained.weigh(explained.split(np.einsum("tc,tcij->tij", weights, columns))[1])
+        products = np.einsum("tcij,tij->tc", columns, rest)
+        products[:, 3] += trust * weights[:, 3]
+        return admissible(np.append(products[:, :-1].ravel(), products[:, -1].sum())) + 1e-4 * x
+
+    def precondition(x: NDArray) -> NDArray:
+        local = np.einsum("tcd,td->tc", inverse, x[:-1].reshape(n_t, n_c))
+        return admissible(np.append(local.ravel(), x[-1] / axis_weight))
+
+    gradient = gradient.copy()
+    gradient[:, 3] -= trust * departure * scale[3]
+    right = admissible(np.append(gradient[:, :-1].ravel(), gradient[:, -1].sum()))
+    x = _conjugate_gradients(curvature, right, precondition)
+    alone = np.einsum("tcd,td->tc", inverse, gradient[:, :-1]) / scale[:-1]
+    local = x[:-1].reshape(n_t, n_c) / scale[:-1]
+    return local, float(x[-1] / scale[-1]), np.hypot(alone[:, 0], alone[:, 1])
+
+
+def _conjugate_gradients(
+    curvature: Callable[[NDArray], NDArray], right: NDArray, precondition: Callable[[NDArray], NDArray]
+) -> NDArray:
+    """A few preconditioned steps; stops where rounding makes the curvature negative."""
+    x, residual = np.zeros_like(right), right.copy()
+    direction = precondition(residual)
+    size = first = residual @ direction
+    for _ in range(_CONJUGATE_STEPS):
+        if size <= 1e-4 * first:
+            break
+        image = curvature(direction)
+        bend = direction @ image
+        if bend <= 0:
+            break
+        x += size / bend * direction
+        residual -= size / bend * image
+        better = precondition(residual)
+        size, last = residual @ better, size
+        direction = better + size / last * direction
+    return x
