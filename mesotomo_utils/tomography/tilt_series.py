@@ -324,6 +324,8 @@ def save_tilt_series(path: str | Path, series: TiltSeries) -> tuple[Path, Path]:
         file.set_data(images.astype(dtype))
         file.set_image_stack()
         file.voxel_size = series.pixel_nm * 10
+        # in place of mrcfile's own, which has the time: the same series gives the same bytes
+        file.header.label[0] = "mesotomo tilt series, detector counts [tilt, z, u]"
     lines = "".join(f"{angle:.4f}\n" for angle in series.angles_deg)
     angles_path.write_text(lines, encoding="utf-8")
     return path, angles_path
