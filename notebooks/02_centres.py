@@ -186,15 +186,12 @@ table.groupby("grain").size().rename("dots").to_frame()
 defects = superlattice.point_defects(grown, xyz)
 fig = mapping_figures.site_map(table, defects)
 results.save_figure(fig, run_dir, "lattice_sites", table[["qd", *dot_table.POSITION, "grain", "layer"]])
+defects
 
 # %% [markdown]
 # Squares are vacancies: empty sites whose neighbours are there. Diamonds are interstitials; crosses belong to no
 # grain.
-
-# %%
-defects
-
-# %% [markdown]
+#
 # ## The unit cell
 #
 # Positions are fitted on indices by robust least squares. The standard error comes from drawing blocks of
@@ -254,9 +251,6 @@ if image is not None:
         planes, pixel_nm = necks.gap_planes(image, xyz[row.qd_1], xyz[row.qd_2])
         title = f"QD {row.qd_1} – {row.qd_2}: {row.diameter_nm:.1f} nm"
         pictures[title], outlines[title] = necks.gap_picture(planes), row.diameter_nm
-
-# %%
-if image is not None:
     fig = mapping_figures.gap_pictures(pictures, pixel_nm, outlines)
     results.save_figure(fig, run_dir, "gaps", shown)
 
@@ -273,8 +267,6 @@ film = model_film(known_cell, (3, 3, 3), edge_nm=4.9, voxel_nm=0.25, rng=np.rand
 known_image = templates.body_image(film.volume, film.voxel_nm, diameter_nm=5.0)
 known_found, _ = centres.find_centres(known_image)
 known_xyz = known_found[dot_table.POSITION].to_numpy()
-
-# %%
 known_error = np.linalg.norm(known_xyz[:, None] - film.dots[dot_table.POSITION].to_numpy(), axis=2)
 known_lattice = superlattice.index_superlattice(known_xyz)
 known_defects = superlattice.point_defects(known_lattice, known_xyz)

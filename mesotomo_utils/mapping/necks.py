@@ -22,6 +22,8 @@ from mesotomo_utils.mapping.template import BodyImage
 THRESHOLD = 0.45
 #: A patch whose highest value stays below this is no neck but two facets that come near.
 SMALLEST_PEAK = 0.35
+#: A neck thicker than this, in dot diameters, is resolved and must reach the level below.
+RESOLVED_DIAMETERS, RESOLVED_PEAK = 0.28, 0.62
 #: Half the edge of the picture, in dot diameters: a facet fills it.
 HALF_WIDTH_DIAMETERS = 0.6
 #: The level beside the neck is read within this distance of the line of centres.
@@ -102,8 +104,9 @@ def _radius(size: int, pixel_nm: float) -> np.ndarray:
     return np.hypot(axis[:, None], axis[None])
 
 
-def neck_area(picture: np.ndarray, pixel_nm: float, *, diameter_nm: float,
-              threshold: float = THRESHOLD) -> float:  # fmt: skip
+def neck_area(
+    picture: np.ndarray, pixel_nm: float, *, diameter_nm: float, threshold: float = THRESHOLD
+) -> float:
     """Area of the neck in the picture of a gap, nm2; 0 where there is none.
 
     Parameters
@@ -136,7 +139,9 @@ def neck_area(picture: np.ndarray, pixel_nm: float, *, diameter_nm: float,
     patch = ndimage.binary_dilation(labels == best, iterations=2)
     slope = np.hypot(*np.gradient(level))
     part = np.clip(0.5 + (level - threshold) / np.maximum(slope, 1e-6), 0, 1)
-    return float(part[patch].sum() * pixel_nm**2)
+    area = float(part[patch].sum() * pixel_nm**2)
+    resolved = 2 * np.sqrt(area / np.pi) > RESOLVED_DIAMETERS * diameter_nm
+    return 0.0 if resolved and peak < RESOLVED_PEAK else area
 
 
 def measure_necks(

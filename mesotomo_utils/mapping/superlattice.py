@@ -128,7 +128,7 @@ def superlattice_from_sites(xyz_nm, sites: pd.DataFrame, *, at_edge=None) -> Sup
     """
     xyz = np.asarray(xyz_nm, float)
     known = sites[_IJK].notna().all(axis=1).to_numpy()
-    grain_of = np.where(known, sites["grain"] if "grain" in sites else 0, -1).astype(int)
+    grain_of = np.where(known, sites.get("grain", 0), -1).astype(int)
     index = sites[_IJK].fillna(0).to_numpy(dtype=int)
     vectors, origins = [], []
     for grain in range(grain_of.max() + 1):
@@ -314,7 +314,6 @@ def neighbour_pairs(lattice: Superlattice) -> pd.DataFrame:
     DataFrame with ``qd_1, qd_2, axis``: rows of the table of centres, ``qd_2`` the + neighbour of
     ``qd_1`` along ``axis`` (A, B or C); ordered by ``qd_1`` and axis.
     """
-    sites = lattice.sites
     pairs = []
     for grain in range(len(lattice.vectors)):
         rows, index = lattice.rows(grain), lattice.index(grain)
@@ -325,7 +324,6 @@ def neighbour_pairs(lattice: Superlattice) -> pd.DataFrame:
                 if other is not None:
                     pairs.append((row, other, name))
     table = pd.DataFrame(pairs, columns=["qd_1", "qd_2", "axis"])
-    assert len(table) <= 3 * len(sites)
     return table.sort_values(["qd_1", "axis"], ignore_index=True)
 
 
@@ -356,7 +354,7 @@ def point_defects(lattice: Superlattice, xyz_nm) -> pd.DataFrame:
     # Nearest neighbours stand 1.2 diameters apart, about: the rim wants a diameter.
     diameter = spacing / 1.2
     rows_out = []
-    for grain, (vectors, origin) in enumerate(zip(lattice.vectors, lattice.origins, strict=True)):
+    for grain, vectors in enumerate(lattice.vectors):
         rows, index = lattice.rows(grain), lattice.index(grain)
         row_of = dict(zip(map(tuple, index), rows, strict=True))
         highest = index[:, 2].max()

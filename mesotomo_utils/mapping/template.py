@@ -264,6 +264,7 @@ def likely_dots(score: np.ndarray) -> np.ndarray:
 
 
 def mean_dot(image: BodyImage, xyz_nm: np.ndarray) -> Template:
+    """Mean of the dots at (N, 3) centres, averaged with its inversion, and its masks."""
     patches = image.sampler.patches(xyz_nm, image.half_box)
     mean = patches.mean(axis=0)
     mean = (mean + mean[::-1, ::-1, ::-1]) / 2

@@ -68,7 +68,7 @@ def picks_on_slice(
                     label="cut by the edge" if edge else "whole")  # fmt: skip
     axes[0, 0].set_title(f"tomogram without its lattice, {labels[0]}{labels[1]} slice")
     axes[0, 1].set_title("normalised correlation with the template")
-    axes[0, 0].legend(loc="lower left", labelcolor="white")
+    axes[0, 0].legend(loc="upper left", labelcolor="white")
     figures.colour_bar(shown, axes[0, 1], "correlation")
     figures.panel_labels(axes)
     return fig

@@ -1,0 +1,170 @@
+"""Centres on films of model dots whose centres are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.spatial import cKDTree
+
+from mesotomo_utils.lattice import axis_angle, cell_matrix
+from mesotomo_utils.mapping import centres, sampling, template
+from mesotomo_utils.mapping.model_film import model_film
+
+CELL = cell_matrix(6.2, 6.0, 5.8, 98, 95, 93)
+XYZ = ["x_nm", "y_nm", "z_nm"]
+
+
+def film_of(seed=1, cell=CELL, counts=(3, 3, 3), edge_nm=4.9, voxel_nm=0.25, **options):
+    return model_film(
+        cell, counts, edge_nm=edge_nm, voxel_nm=voxel_nm, rng=np.random.default_rng(seed), **options
+    )
+
+
+@pytest.fixture(scope="module")
+def found():
+    film = film_of()
+    image = template.body_image(film.volume, film.voxel_nm, diameter_nm=5.0)
+    table, mean = centres.find_centres(image)
+    return film, image, table, mean
+
+
+def errors_nm(table, film):
+    distance, row = cKDTree(film.dots[XYZ]).query(table[XYZ])
+    assert sorted(row) == list(range(len(film.dots)))
+    return distance
+
+
+def test_every_dot_is_found_once_within_a_tenth_of_a_voxel(found):
+    film, _, table, _ = found
+    assert len(table) == 27
+    error = errors_nm(table, film)
+    assert np.median(error) < 0.03
+    assert error.max() < 0.1
+    middle = np.linalg.norm(table[XYZ], axis=1).argmin()
+    assert not table["at_edge"][middle], "a dot with neighbours all around cannot be cut"
+
+
+def test_necks_do_not_pull_the_centres(found):
+    film, _, table, _ = found
+    near, row = cKDTree(table[XYZ]).query(film.dots[XYZ])
+    error = table[XYZ].to_numpy()[row] - film.dots[XYZ].to_numpy()
+    pull = np.zeros_like(error)
+    for neck in film.necks.itertuples():
+        away = film.dots[XYZ].to_numpy()[neck.qd_2] - film.dots[XYZ].to_numpy()[neck.qd_1]
+        away /= np.linalg.norm(away)
+        pull[neck.qd_1] += neck.diameter_nm**2 * away
+        pull[neck.qd_2] -= neck.diameter_nm**2 * away
+    slope = (pull * error).sum() / (pull**2).sum()
+    assert abs(slope * 9) < 0.02, "a 3 nm neck moves a centre by this much, nm"
+
+
+def test_a_mirrored_tomogram_gives_mirrored_centres(found):
+    film, _, table, _ = found
+    image = template.body_image(film.volume[:, :, ::-1], film.voxel_nm, diameter_nm=5.0)
+    mirrored, _ = centres.find_centres(image)
+    distance, _ = cKDTree(table[XYZ] * [-1, 1, 1]).query(mirrored[XYZ])
+    assert distance.max() < 0.02
+
+
+def test_grey_levels_do_not_matter(found):
+    film, _, table, _ = found
+    image = template.body_image(7.0 * film.volume - 3.0, film.voxel_nm, diameter_nm=5.0)
+    again, _ = centres.find_centres(image)
+    np.testing.assert_allclose(again[XYZ], table[XYZ], atol=1e-3)
+
+
+def test_finer_voxels_and_other_dots():
+    cell = axis_angle([0, 0, 1], 0.4) @ cell_matrix(5.6, 5.5, 5.5, 103, 88, 87)
+    film = film_of(seed=3, cell=cell, counts=(3, 3, 2), edge_nm=4.4, voxel_nm=0.16)
+    image = template.body_image(film.volume, film.voxel_nm, diameter_nm=4.5)
+    table, _ = centres.find_centres(image)
+    assert np.median(errors_nm(table, film)) < 0.03
+
+
+def test_a_cut_dot_is_flagged_and_put_where_it_was(found):
+    film, _, _, _ = found
+    volume = film.volume.copy()
+    outer = film.dots[(film.dots["i"] == 2)]["x_nm"].mean()
+    x = (np.arange(volume.shape[2]) - (volume.shape[2] - 1) / 2) * film.voxel_nm
+    volume[:, :, x > outer + 1.2] = 0.06
+    table, _ = centres.find_centres(template.body_image(volume, film.voxel_nm, diameter_nm=5.0))
+    distance, row = cKDTree(film.dots[XYZ]).query(table[XYZ])
+    cut = film.dots["i"].to_numpy()[row] == 2
+    assert table["at_edge"][cut].all()
+    assert table["missing"][cut].min() > table["missing"][~cut].max()
+    assert np.median(distance[cut]) < 0.2, "what is left of them has its middle 0.6 nm further in"
+
+
+def test_half_sets_give_the_error_of_noise():
+    film = film_of(seed=5, noise=0.0, counts=(3, 3, 2))
+    rng = np.random.default_rng(0)
+    halves = [film.volume + rng.normal(0, 0.6, film.volume.shape).astype(np.float32) for _ in "ab"]
+    full = template.body_image((halves[0] + halves[1]) / 2, film.voxel_nm, diameter_nm=5.0)
+    clean = template.body_image(film.volume, film.voxel_nm, diameter_nm=5.0)
+    table, mean = centres.find_centres(full)
+    images = [template.body_image(half, film.voxel_nm, diameter_nm=5.0) for half in halves]
+    sigmas, differences = centres.half_set_sigmas(table, *images, mean)
+    noise = table[XYZ].to_numpy() - centres.refine_centres(clean, table[XYZ], mean)
+    ratio = noise.std() / sigmas.to_numpy().mean()
+    assert 0.6 < ratio < 1.6
+    assert differences.shape == (18, 3)
+
+
+def test_coarsening_keeps_the_centre_and_removes_the_lattice():
+    n = np.arange(120)
+    fringes = 1 + np.cos(2 * np.pi * n * 0.09 / 0.353)
+    volume = np.broadcast_to(fringes, (40, 40, 120)).astype(np.float32)
+    coarse = sampling.coarsen(volume, 0.09, step_nm=0.25, sigma_nm=0.2)
+    assert np.ptp(coarse[:, :, 4:-4]) < 0.02
+    blob = np.zeros((60, 50, 41), np.float32)
+    blob[20:31, 15:22, 8:19] = 1
+    coarse = sampling.coarsen(blob, 0.1, step_nm=0.23, sigma_nm=0.2)
+    weight = coarse / coarse.sum()
+    mass = [(np.indices(coarse.shape)[a] * weight).sum() for a in range(3)]
+    at = sampling.to_nm(np.array([mass]), coarse.shape, 0.23)[0]
+    truth = sampling.to_nm(np.array([[25, 18, 13]]), blob.shape, 0.1)[0]
+    np.testing.assert_allclose(at, truth, atol=0.01)
+
+
+def test_patches_equal_points():
+    rng = np.random.default_rng(0)
+    sampler = sampling.Sampler(rng.normal(size=(20, 21, 22)).astype(np.float32), 0.25)
+    centre = np.array([[0.31, -0.17, 0.05]])
+    patch = sampler.patches(centre, 2)
+    points = centre + sampling.offsets_nm(2, 0.25).reshape(-1, 3)
+    np.testing.assert_allclose(patch.ravel(), sampler.points(points), atol=1e-4)
+
+
+def test_rigid_motion_sets_outliers_aside():
+    rng = np.random.default_rng(0)
+    points = rng.normal(0, 10, (40, 3))
+    turn = axis_angle([1, 2, 3], 0.01)
+    target = points @ turn.T + [0.5, -0.2, 0.1]
+    target[3] += 5
+    rotation, shift = centres.rigid_motion(points, target)
+    np.testing.assert_allclose(rotation, turn, atol=1e-9)
+    np.testing.assert_allclose(shift, [0.5, -0.2, 0.1], atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("volume", "diameter", "message"),
+    [
+        (np.zeros((30, 30, 30)), 5.0, "nothing to find"),
+        (np.full((30, 30, 30), np.nan), 5.0, "not finite"),
+        (np.ones((30, 30, 30)), 0.5, "diameter_nm"),
+        (np.ones((30, 30)), 5.0, "three dimensions"),
+    ],
+)
+def test_bad_volumes_are_refused(volume, diameter, message):
+    with pytest.raises(ValueError, match=message):
+        template.body_image(volume.astype(np.float32), 0.25, diameter_nm=diameter)
+
+
+def test_noise_holds_no_dots():
+    noise = np.random.default_rng(0).normal(size=(60, 60, 60)).astype(np.float32)
+    image = template.body_image(noise, 0.25, diameter_nm=5.0)
+    try:
+        table, _ = centres.find_centres(image)
+    except ValueError as error:
+        assert "no dots" in str(error)
+    else:
+        assert isinstance(table, pd.DataFrame)

@@ -1,0 +1,99 @@
+"""Necks of known diameter, and none where there is none."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mesotomo_utils.lattice import cell_matrix
+from mesotomo_utils.mapping import necks, superlattice, template
+from mesotomo_utils.mapping.model_film import model_film
+
+XYZ = ["x_nm", "y_nm", "z_nm"]
+
+
+@pytest.fixture(scope="module")
+def film():
+    drawn = model_film(
+        cell_matrix(6.2, 6.0, 5.8, 98, 95, 93), (3, 3, 3), edge_nm=4.7, voxel_nm=0.25,
+        rng=np.random.default_rng(2), displacement_nm=0.1, neck_nm=(1.0, 4.2), neck_fraction=0.8,
+    )  # fmt: skip
+    return drawn, template.body_image(drawn.volume, drawn.voxel_nm, diameter_nm=5.0)
+
+
+def test_diameters_are_right_and_nothing_is_invented(film):
+    drawn, image = film
+    found = necks.measure_necks(image, drawn.dots[XYZ], drawn.necks)
+    true = drawn.necks["diameter_nm"].to_numpy()
+    assert ((found["diameter_nm"] > 0) == (true > 0)).all()
+    error = (found["diameter_nm"] - true)[true > 0]
+    assert abs(error.mean()) < 0.1
+    assert np.sqrt((error**2).mean()) < 0.2
+    assert abs((found["length_nm"] - drawn.necks["length_nm"]).median()) < 0.15
+
+
+def test_brightness_does_not_matter(film):
+    drawn, image = film
+    brighter = template.body_image(5 * drawn.volume + 2, drawn.voxel_nm, diameter_nm=5.0)
+    pairs = drawn.necks.iloc[:20]
+    first = necks.measure_necks(image, drawn.dots[XYZ], pairs)["diameter_nm"]
+    second = necks.measure_necks(brighter, drawn.dots[XYZ], pairs)["diameter_nm"]
+    np.testing.assert_allclose(first, second, atol=1e-3)
+
+
+def test_the_two_ends_can_be_swapped(film):
+    drawn, image = film
+    pairs = drawn.necks.iloc[:20]
+    back = pairs.rename(columns={"qd_1": "qd_2", "qd_2": "qd_1"})
+    first = necks.measure_necks(image, drawn.dots[XYZ], pairs)["diameter_nm"]
+    second = necks.measure_necks(image, drawn.dots[XYZ], back)["diameter_nm"]
+    np.testing.assert_allclose(first, second, atol=0.08)
+
+
+def test_area_of_a_drawn_disc():
+    axis = (np.arange(41) - 20) * 0.15
+    radius = np.hypot(axis[:, None], axis[None])
+    for diameter in (1.2, 2.5, 4.0):
+        picture = 1 / (1 + np.exp((radius - diameter / 2) / 0.1))
+        area = necks.neck_area(picture, 0.15, diameter_nm=5.0, threshold=0.5)
+        assert 2 * np.sqrt(area / np.pi) == pytest.approx(diameter, abs=0.05)
+    assert necks.neck_area(np.zeros((41, 41)), 0.15, diameter_nm=5.0) == 0
+    off_axis = np.roll(picture, 17, axis=0)
+    assert necks.neck_area(off_axis * (radius > 2.4), 0.15, diameter_nm=5.0) == 0
+
+
+def test_half_sets_give_one_sigma_for_all(film):
+    drawn, _ = film
+    rng = np.random.default_rng(0)
+    halves = [
+        template.body_image(
+            drawn.volume + rng.normal(0, 0.5, drawn.volume.shape).astype(np.float32),
+            drawn.voxel_nm, diameter_nm=5.0,
+        )
+        for _ in "ab"
+    ]  # fmt: skip
+    sigma, both = necks.neck_sigmas(drawn.necks, *halves, drawn.dots[XYZ])
+    assert len(set(sigma)) == 1
+    assert 0.005 < sigma[0] < 0.2
+    assert list(both) == ["even_nm", "odd_nm"]
+
+
+def test_pairs_come_from_the_lattice(film):
+    drawn, image = film
+    lattice = superlattice.superlattice_from_sites(drawn.dots[XYZ], drawn.dots)
+    pairs = superlattice.neighbour_pairs(lattice)
+    columns = ["qd_1", "qd_2", "axis"]
+    pd.testing.assert_frame_equal(
+        pairs.sort_values(columns, ignore_index=True),
+        drawn.necks[columns].sort_values(columns, ignore_index=True),
+        check_dtype=False,
+    )
+    assert image.contrast > 0
+
+
+def test_what_cannot_be_measured_is_refused(film):
+    drawn, image = film
+    pairs = pd.DataFrame({"qd_1": [0], "qd_2": [99], "axis": ["A"]})
+    with pytest.raises(ValueError, match="row 0 joins dots"):
+        necks.measure_necks(image, drawn.dots[XYZ], pairs)
+    with pytest.raises(ValueError, match="same point"):
+        necks.gap_planes(image, np.zeros(3), np.zeros(3))
