@@ -257,6 +257,8 @@ pd.DataFrame({"AL / SL": al_to_sl.as_result(), "within layer / all": within.as_r
 
 # %%
 means = layer_means.layer_orientations(rotations, layer, frame=frame, sigma_deg=sigma_deg)
+c_axes = layer_means.c_axis_angles(rotations, layer, normal=frame[:, 2], sigma_deg=sigma_deg, blocks=blocks, **options)
+means = means.merge(c_axes.drop(columns="n_oriented"), on="layer")
 fig = analysis_figures.layer_orientation(means)
 results.save_figure(fig, run_dir, "fig_3_layers", means)
 normal = frame[:, 2]

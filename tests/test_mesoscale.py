@@ -254,6 +254,11 @@ def test_layer_means_of_a_rolled_lattice():
     )
     np.testing.assert_allclose(found["c_mean_to_normal_deg"], [0, 0, 2, 4, 6], atol=1e-9)
     np.testing.assert_allclose(found["spread_deg"], 0, atol=1e-9)
+    c_axes = layers.c_axis_angles(
+        rotations, joined["layer"].to_numpy(), normal=np.array([0, 0, 1.0]),
+        sigma_deg=np.zeros(len(joined)), blocks=film_blocks(joined), n_resamples=25, rng=rng(),
+    )  # fmt: skip
+    np.testing.assert_allclose(c_axes["c_to_normal_deg"], [0, 0, 2, 4, 6], atol=1e-9)
     np.testing.assert_allclose(np.diff(found["roll_signed_deg"]), [0, 2, 2, 2], atol=1e-6)
     np.testing.assert_allclose(layers.from_layer_mean(rotations, joined["layer"]), 0, atol=1e-5)
 

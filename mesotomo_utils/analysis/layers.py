@@ -40,8 +40,7 @@ def layer_orientations(
     the mean of all; ``roll_signed_deg``, the part of the roll about the axis common to the layers
     (its largest crystal component positive); ``roll_a, roll_b, roll_c``, the rotation vector in
     the crystal frame in degrees; ``spread_deg``, the rms misorientation within the layer without
-    noise; ``c_to_normal_deg``, rms angle of c to the film normal without noise, and
-    ``c_mean_to_normal_deg``, that of the mean c axis.
+    noise; ``c_mean_to_normal_deg``, angle of the layer's mean c axis to the film normal.
     """
     known = np.isfinite(rotations).all((1, 2))
     overall = lattice.mean_rotation(rotations[known]) if known.any() else None
@@ -58,16 +57,12 @@ def layer_orientations(
         if len(rows) > 2:
             noise = np.nan if sigma_deg is None else moments.noise_variance(sigma_deg[rows])
             theta = lattice.rotation_angle_deg(mean.T @ rotations[rows])
-            tilt = _angle_deg(rotations[rows, :, 2] @ normal)
             spread = np.sum(theta**2) / (len(rows) - 1) - noise
-            # an isotropic error of the rotation has two thirds of its mean square across c
             record["spread_deg"] = np.sqrt(max(spread, 0.0)) if np.isfinite(spread) else np.nan
-            record["c_to_normal_deg"] = np.sqrt(np.maximum(np.mean(tilt**2) - 2 / 3 * noise, 0.0))
-            record["c_to_normal_raw_deg"] = np.sqrt(np.mean(tilt**2))
         table.append(record)
     names = ["qw", "qx", "qy", "qz", "roll_deg", "turn_deg", "roll_a", "roll_b", "roll_c"]
     names += ["roll_signed_deg"]
-    names += ["spread_deg", "c_to_normal_deg", "c_to_normal_raw_deg", "c_mean_to_normal_deg"]
+    names += ["spread_deg", "c_mean_to_normal_deg"]
     result = pd.DataFrame(table).reindex(columns=["layer", "n_oriented", *names])
     if overall is not None:
         vectors = result[["roll_a", "roll_b", "roll_c"]].to_numpy(float)
@@ -79,6 +74,63 @@ def layer_orientations(
         axis = axis * np.sign(crystal[np.argmax(np.abs(crystal))])
         result["roll_signed_deg"] = flat @ axis
     return result
+
+
+def c_axis_angles(
+    rotations: np.ndarray,
+    layer: np.ndarray,
+    *,
+    normal: np.ndarray,
+    sigma_deg: np.ndarray,
+    blocks: np.ndarray,
+    n_resamples: int = 500,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Angle of the c axes of each layer to the film normal.
+
+    Parameters
+    ----------
+    rotations
+        (N, 3, 3) orientations, crystal to lab, reduced by symmetry; NaN where not known.
+    layer
+        (N,) layer numbers.
+    normal
+        (3,) film normal.
+    sigma_deg
+        (N,) errors, degrees; NaN where not known.
+
+    Returns
+    -------
+    DataFrame ``layer, n_oriented``, and with ``_sigma, _low, _high`` each ``c_to_normal_deg`` (rms angle
+    without noise) and ``c_to_normal_raw_deg``.
+    """
+    tilt = _angle_deg(rotations[:, :, 2] @ normal)
+    raws, cleans, counts = [], [], []
+    numbers = np.unique(layer)
+    for number in numbers:
+        rows = np.flatnonzero((layer == number) & np.isfinite(tilt))
+        counts.append(len(rows))
+        if len(rows) < 3:
+            raw = clean = statistics.missing(f"only {len(rows)} orientations", len(rows))
+        else:
+            square = tilt[rows] ** 2
+            replicates = statistics.bootstrap(
+                lambda picked, square=square: np.sqrt(square[picked].mean()),
+                blocks[rows], n_resamples=n_resamples, rng=rng,
+            )  # fmt: skip
+            n_blocks = np.unique(blocks[rows]).size
+            root = float(np.sqrt(square.mean()))
+            raw = statistics.interval(root, replicates, n_blocks=n_blocks, n=len(rows), log=True)
+            # an isotropic error of the rotation has two thirds of its mean square across c
+            noise = np.sqrt(2 / 3 * moments.noise_variance(sigma_deg[rows]))
+            clean = statistics.remove_noise(raw, noise)
+        raws.append(raw)
+        cleans.append(clean)
+    return pd.DataFrame(
+        {"layer": numbers.astype(int), "n_oriented": counts}
+        | statistics.columns("c_to_normal_deg", cleans)
+        | statistics.columns("c_to_normal_raw_deg", raws)
+    )
 
 
 def from_layer_mean(rotations: np.ndarray, layer: np.ndarray) -> np.ndarray:

@@ -166,7 +166,7 @@ def layer_orientation(layers: pd.DataFrame) -> Figure:
     first.axhline(0, color="0.6", lw=0.6, zorder=0)
     first.set_ylabel("Layer mean against all (°)")
     second.plot(x, layers["c_to_normal_raw_deg"], "o", mfc="none", mec=RAW, label="rms, raw")
-    second.plot(x, layers["c_to_normal_deg"], "o-", color=FILLED, label="rms, without noise")
+    with_intervals(second, layers, "c_to_normal_deg", colour=FILLED, label="rms, without noise", line=True)
     second.plot(x, layers["c_mean_to_normal_deg"], "^-", color="#009E73", label="of the mean c")
     second.set_ylabel("c axes to film normal (°)")
     second.set_ylim(bottom=0)
