@@ -62,8 +62,6 @@ description = load_sample(sample)
 where = backend.resolve_device(device)
 has_series = description.enters_as == "tilt_series"
 print(f"{description.name}: starts from a {'tilt series' if has_series else 'tomogram'}; runs on {where}")
-
-# %%
 if has_series:
     series = load_tilt_series(
         description.tilt_series, angles_path=description.tilt_angles, pixel_nm=description.pixel_nm,
@@ -76,7 +74,7 @@ if has_series:
     chosen = [int(np.argmin(np.abs(series.angles_deg - tilt))) for tilt in (-60, 0, 60)]
     fig = tomography_figures.tilt_images(series.images[chosen], series.angles_deg[chosen], series.pixel_nm)
     shown = pd.DataFrame({"image": chosen, "angle_deg": series.angles_deg[chosen]})
-    results.save_figure(fig, run_dir, "fig_1c_tilt_images", shown)
+    results.save_figure(fig, run_dir, "tilt_images", shown)
 
 # %% [markdown]
 # The tilt axis stands upright; z grows upwards along it. A point at $(x, y)$ of a slice appears at
@@ -117,9 +115,6 @@ if has_series:
     aligned = remove_background(alignment.apply_alignment(series, measured))
     left_out = int((~table["used"]).sum())
     print(f"{len(aligned)} images used, {left_out} left out; each moved once, by a phase in Fourier space")
-
-# %%
-if has_series:
     row = series.images.shape[1] // 2
     before, after = series.images[:, row], aligned.images[:, row]
     fig = tomography_figures.sinograms(before, after, series.pixel_nm)
@@ -139,8 +134,6 @@ x, y = np.meshgrid(grid, grid)
 phantom = 1.0 * (np.hypot(x - 10, y + 15) < 30) + 2.0 * (np.hypot(x + 25, y - 30) < 12)
 small = Projector(np.arange(0.0, 180.0), 128)
 back = small.fbp(small.forward(phantom[None].astype(np.float32)))[0]
-
-# %%
 inside = np.hypot(x - 10, y + 15) < 25, np.hypot(x + 25, y - 30) < 8
 found = [float(back[disc].mean()) for disc in inside]
 fig = tomography_figures.known_case(phantom, back, pixel_nm=1.0, text=f"{found[0]:.3f}, {found[1]:.3f}")
@@ -165,7 +158,6 @@ def make(images, name):
     return open_tomogram(results.path(run_dir, name))
 
 
-# %%
 if has_series:
     tomogram = make(aligned, "tomogram.ome.zarr")
 else:
@@ -190,8 +182,6 @@ zoom = round(coarse_nm / voxel_nm)
 box = [slice(zoom * side.start, min(zoom * side.stop, n)) for side, n in zip(resolution.object_box(coarse), tomogram.shape)]
 (bottom, top), (near, far), (left, right) = [(side.start, side.stop) for side in box]
 front_y, side_x, top_z = near + (far - near) // 3, right - (right - left) // 3, top - (top - bottom) // 4
-
-# %%
 faces = {
     "top": tomogram.data[top_z, front_y:far, left:side_x],
     "front": tomogram.data[bottom:top_z, front_y, left:side_x],
@@ -213,9 +203,6 @@ if has_series:
     sirt = reconstruct(aligned, method="sirt", iterations=iterations, device=where, slab=middle)
     correlation = np.corrcoef(xy.ravel(), sirt[half_slab].ravel())[0, 1]
     print(f"correlation of the two slices: {correlation:.3f}")
-
-# %%
-if has_series:
     pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {iterations} iterations": sirt[half_slab]}
     fig = tomography_figures.two_methods(pair, voxel_nm)
     tables = {"tomogram": pd.DataFrame(xy[::4, ::4]), "sirt": pd.DataFrame(sirt[half_slab][::4, ::4])}
@@ -264,7 +251,10 @@ lines.round(4) if no_lattice is None else no_lattice
 # %% [markdown]
 # `excess` is the height of a line over the background beneath it, `snr` that height over the error it would have were there
 # no line; above 5 it counts as visible. The resolution, as the paper states it, is the finest visible
-# spacing, in a bracket with the first one that is not.
+# spacing, in a bracket with the first one that is not. A line says that fringes are there; that they lie where
+# the atoms were takes a good alignment, which the next measure tests.
+#
+# **Fig. 1e** of the paper: one dot with its fringes, and the lines beside the simulated ones.
 
 # %%
 if no_lattice is None:
@@ -278,12 +268,6 @@ if no_lattice is None:
         model = lattice_lines.rocksalt_lines(material.lattice_nm, numbers, cation_only=only, **options)
         curve = lattice_lines.simulated_spectrum(model, q, width_per_nm=1.3 / dot_nm)
         drawn[column] = curve / model.intensity[1]
-
-# %% [markdown]
-# **Fig. 1e** of the paper: one dot with its fringes, and the spectrum.
-
-# %%
-if no_lattice is None:
     core = volume[tuple(box)]
     clear = lattice_lines.clearest_patch(core, material.lattice_nm, voxel_nm, edge_nm=1.4 * dot_nm)
     fig = tomography_figures.fringes_and_spectrum(
@@ -300,7 +284,8 @@ if no_lattice is None:
 #
 # over the shell of radius q. It knows nothing of lattices. A crystal correlates at low frequencies and again in its
 # lines; the first crossing of the threshold stops at the gap between them, so the last shell above it is given
-# too. A distortion that both halves share stays invisible.
+# too. Two cautions: a distortion that both halves share stays invisible; and each half has only every other
+# tilt, so at high frequencies the two sample different directions, and the whole tomogram is better than the FSC says.
 
 # %%
 crossings = {name: {"first_nm": np.nan, "last_nm": np.nan} for name in resolution.FSC_THRESHOLDS}
@@ -333,27 +318,29 @@ print(f"diameter {disc_nm:.1f} nm: Crowther {crowther_disc:.2f} nm; one dot: {cr
 # ## The answer
 
 # %%
+def named(name, value, unit, why, **more):
+    """A result, with the reason where there is none."""
+    return results.value(name, value, unit, reason=None if np.isfinite(value) else why, **more)
+
+
 nothing = no_lattice or "no line stands 5 standard errors above the background"
-no_halves = "there are no halves of a tilt series" if not halves else "the correlation begins below the threshold"
+no_halves = "the correlation begins below the threshold" if halves else "there are no halves of a tilt series"
 no_tilts = "a tomogram does not say from which tilts it was made"
-bracket = [stated["next_nm"], stated["resolution_nm"]]  # the limit lies between what is seen and what is not
+no_dot = no_tilts if not has_series else "the sample names no quantum_dot"
+bracket = [stated["next_nm"], stated["resolution_nm"]]  # the limit lies between what is not seen and what is
+bracket = bracket if np.isfinite(bracket).all() else None
 values = [
-    results.value(
-        "resolution_nm", stated["resolution_nm"], "nm", reason=nothing,
-        interval_95=bracket if np.isfinite(bracket).all() else None,
-    ),
-    results.value("fsc_resolution_nm", crossings["0.143"]["first_nm"], "nm", reason=no_halves),
-    results.value("fsc_half_resolution_nm", crossings["0.5"]["first_nm"], "nm", reason=no_halves),
-    results.value("fsc_last_shell_nm", crossings["0.143"]["last_nm"], "nm", reason=no_halves),
-    results.value("crowther_disc_nm", crowther_disc, "nm", reason=no_tilts),
-    results.value("crowther_dot_nm", crowther_dot, "nm", reason="no dot diameter" if has_series else no_tilts),
+    named("resolution_nm", stated["resolution_nm"], "nm", nothing, interval_95=bracket),
+    named("fsc_resolution_nm", crossings["0.143"]["first_nm"], "nm", no_halves),
+    named("fsc_half_resolution_nm", crossings["0.5"]["first_nm"], "nm", no_halves),
+    named("fsc_last_shell_nm", crossings["0.143"]["last_nm"], "nm", no_halves),
+    named("crowther_disc_nm", crowther_disc, "nm", no_tilts),
+    named("crowther_dot_nm", crowther_dot, "nm", no_dot),
     results.value("object_diameter_nm", disc_nm, "nm"),
 ]
-
-# %%
 if no_lattice is None:
     beyond = "beyond the Nyquist frequency"
-    values += [results.value("line_snr", row.snr, index=row.family, reason=beyond) for row in lines.itertuples()]
+    values += [named("line_snr", row.snr, "", beyond, index=row.family) for row in lines.itertuples()]
 if has_series:
     residual = table.loc[table["used"], "residual_nm"]
     values += [
