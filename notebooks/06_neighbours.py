@@ -307,8 +307,6 @@ values = [
     ),
     results.value("abrupt_minus_gradual", **steps["difference"].as_result()),
 ]
-
-# %%
 for axis, found in twists.items():
     values.append(results.value(f"twist_{axis.lower()}", **found["clean"].as_result()))
     values.append(results.value(f"twist_{axis.lower()}_raw", **found["raw"].as_result()))

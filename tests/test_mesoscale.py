@@ -347,6 +347,15 @@ def test_blocks_refuse_bad_input():
         statistics.column_blocks(np.zeros((3, 2)), spacing_nm=0)
 
 
+def test_a_resample_holds_whole_blocks():
+    labels = np.array([2, 0, 1, 1, 0, 2, 2])
+    for rows in statistics.resample_blocks(labels, n_resamples=20, rng=rng()):
+        times = np.bincount(rows, minlength=7)
+        for block in range(3):
+            assert np.unique(times[labels == block]).size == 1
+        assert sum(times[np.flatnonzero(labels == b)[0]] for b in range(3)) == 3
+
+
 def test_a_block_bootstrap_sees_the_correlation_that_a_plain_one_misses():
     random = rng()
     blocks = np.repeat(np.arange(60), 10)

@@ -118,10 +118,14 @@ def resample_blocks(blocks: np.ndarray, *, n_resamples: int, rng: np.random.Gene
     """
     _, index = np.unique(blocks, return_inverse=True)
     order = np.argsort(index, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(index))[:-1])
+    size = np.bincount(index)
+    start = np.cumsum(size) - size
     for _ in range(n_resamples):
-        drawn = rng.integers(len(members), size=len(members))
-        yield np.concatenate([members[b] for b in drawn])
+        drawn = rng.integers(len(size), size=len(size))
+        length = size[drawn]
+        # the rows of each drawn block, one block after the other
+        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        yield order[np.repeat(start[drawn], length) + within]
 
 
 def bootstrap(
