@@ -230,6 +230,7 @@ if ready.source == "tilt_series":
 
 # %%
 if ready.source == "tilt_series":
+    middle = int(np.argmin(np.abs(series.angles_deg)))
     dark = np.percentile(series.images[shown], 1)
     total = series.images.sum(axis=(1, 2), dtype=float) - dark * series.images[0].size
     fig = sample_figures.brightness(series.angles_deg, total)
@@ -238,9 +239,7 @@ if ready.source == "tilt_series":
         results.value("n_images", len(series)),
         results.value("pixel", series.pixel_nm, "nm"),
         results.value("tilt_range", [low, high], "deg"),
-        results.value(
-            "brightest_hundredth", np.mean([microscope.brightest(image) for image in series.images]), "signal"
-        ),
+        results.value("brightest_hundredth", microscope.brightest(series.images[middle]), "signal"),
         results.value("mass_variation", total.std() / total.mean()),
     ]
 
@@ -250,7 +249,7 @@ if ready.source == "tilt_series":
 
 # %%
 if ready.source == "tilt_series":
-    image = series.images[shown[len(shown) // 2]]
+    image = series.images[middle]
     side = min(image.shape)
     square = image[(image.shape[0] - side) // 2 :, (image.shape[1] - side) // 2 :][:side, :side]
     window = np.outer(np.hanning(side), np.hanning(side))
