@@ -167,8 +167,11 @@ voxel_nm = tomogram.voxel_nm
 print(f"{tomogram.shape} voxels of {voxel_nm:g} nm, {len(tomogram.levels)} levels")
 
 # %%
-n_z, n_y, n_x = tomogram.shape
-xy, xz, yz = tomogram.data[n_z // 2], tomogram.data[:, n_y // 2], tomogram.data[:, :, n_x // 2]
+coarse, coarse_nm = tomogram.level(min(1, len(tomogram.levels) - 1))
+zoom = round(coarse_nm / voxel_nm)
+box = [slice(zoom * side.start, min(zoom * side.stop, n)) for side, n in zip(resolution.object_box(coarse), tomogram.shape)]
+middle_z, middle_y, middle_x = [(side.start + side.stop) // 2 for side in box]
+xy, xz, yz = tomogram.data[middle_z], tomogram.data[:, middle_y], tomogram.data[:, :, middle_x]
 limits = tuple(np.percentile(xz, (1.0, 99.7)))
 fig = tomography_figures.orthogonal_slices(xy, xz, yz, voxel_nm, limits=limits)
 saved = results.save_figure(fig, run_dir, "slices", {"xy": pd.DataFrame(xy[::4, ::4]), "xz": pd.DataFrame(xz[::4, ::4])})
@@ -177,9 +180,6 @@ saved = results.save_figure(fig, run_dir, "slices", {"xy": pd.DataFrame(xy[::4, 
 # **Fig. 1d** of the paper: the needle cut open. The upper face lies across the tilt axis.
 
 # %%
-coarse, coarse_nm = tomogram.level(min(1, len(tomogram.levels) - 1))
-zoom = round(coarse_nm / voxel_nm)
-box = [slice(zoom * side.start, min(zoom * side.stop, n)) for side, n in zip(resolution.object_box(coarse), tomogram.shape)]
 (bottom, top), (near, far), (left, right) = [(side.start, side.stop) for side in box]
 front_y, side_x, top_z = near + (far - near) // 3, right - (right - left) // 3, top - (top - bottom) // 4
 faces = {
@@ -199,13 +199,14 @@ saved = results.save_figure(fig, run_dir, "fig_1d_tomogram", {k: pd.DataFrame(v[
 # %%
 if has_series:
     half_slab = max(1, round(comparison_nm / voxel_nm / 2))
-    middle = (n_z // 2 - half_slab, n_z // 2 + half_slab)
-    sirt = reconstruct(aligned, method="sirt", iterations=iterations, device=where, slab=middle)
-    correlation = np.corrcoef(xy.ravel(), sirt[half_slab].ravel())[0, 1]
+    middle = max(0, middle_z - half_slab), min(tomogram.shape[0], middle_z + half_slab)
+    slab = reconstruct(aligned, method="sirt", iterations=iterations, device=where, slab=middle)
+    sirt = slab[middle_z - middle[0]]
+    correlation = np.corrcoef(xy.ravel(), sirt.ravel())[0, 1]
     print(f"correlation of the two slices: {correlation:.3f}")
-    pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {iterations} iterations": sirt[half_slab]}
+    pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {iterations} iterations": sirt}
     fig = tomography_figures.two_methods(pair, voxel_nm)
-    tables = {"tomogram": pd.DataFrame(xy[::4, ::4]), "sirt": pd.DataFrame(sirt[half_slab][::4, ::4])}
+    tables = {"tomogram": pd.DataFrame(xy[::4, ::4]), "sirt": pd.DataFrame(sirt[::4, ::4])}
     results.save_figure(fig, run_dir, "methods", tables)
 
 # %% [markdown]
