@@ -57,7 +57,8 @@ def build_necks(
     joined[core] = False
     joined[chosen[: round(p.neck_fraction * len(chosen))]] = True
 
-    upper = ijk[first, 2] + 1 + (axis == 2) * 0.5 >= p.neck_upper_layer - 0.5
+    place = ijk[first, 2] + 1 + (axis == 2) * 0.5
+    upper = place >= p.neck_upper_layer - 0.5
     centre = p.neck_diameter_nm * np.where(upper, p.neck_upper_factor, 1.0)
     thickness = rng.standard_normal(len(pairs))
     measured = joined & core
@@ -67,6 +68,10 @@ def build_necks(
         diameter = np.clip(centre + scale * thickness, p.neck_minimum_nm, limit)
         sd = diameter[measured].std(ddof=1) if measured.sum() > 2 else p.neck_spread_nm
         scale *= np.clip(p.neck_spread_nm / sd if sd > 0 else 1.0, 0.8, 1.25)
+        lower = measured & ~upper
+        if lower.sum() > 2:  # facets leave unlike room in each layer: uniform means no slope as made
+            slope = np.polyfit(place[lower], diameter[lower], 1)[0]
+            centre = centre - np.where(upper, 0.0, slope * (place - place[lower].mean()))
     necks = pd.DataFrame(
         {
             "qd_1": first,

@@ -117,7 +117,7 @@ def compare_dots(
             .max()
         ),
         "scale_error": _scale_error(
-            measured[POSITION].to_numpy()[rows], truth[POSITION].to_numpy()[cols]
+            measured[POSITION].to_numpy()[rows[whole]], truth[POSITION].to_numpy()[cols[whole]]
         ),
     }
     within = [

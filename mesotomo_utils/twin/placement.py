@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from mesotomo_utils import lattice
 from mesotomo_utils.twin import order, shapes
@@ -143,9 +144,32 @@ def _above_own(height: Array, pairs: NDArray[np.int64]) -> Array:
     return total / np.maximum(np.bincount(pairs.ravel(), minlength=n), 1)
 
 
-def mono_rotation(cell: Array) -> Array:
-    """Rotation (3, 3) of a cube that faces its neighbours in the mean cell: the polar rotation."""
-    return lattice.polar_rotation(cell)
+def mono_rotation(cell: Array, *, facet_fraction: float = 0.75) -> Array:
+    """Rotation (3, 3) of equal cubes in the mean cell that overlap most, facet on facet.
+
+    Two parallel squares of edge f, displaced sideways by (s, t), share (f - |s|)(f - |t|); summed
+    over the neighbours along A, B and C. Found by a simplex from the polar rotation of the cell and
+    from turns about it: the kinks at s = 0 rule a gradient out. Deliberately not the analysis' code.
+
+    Parameters
+    ----------
+    cell
+        (3, 3) columns A, B, C, nm.
+    facet_fraction
+        Edge f of the facets as a fraction of the shortest of A, B, C.
+    """
+    start = lattice.polar_rotation(cell)
+    facet = facet_fraction * np.linalg.norm(cell, axis=0).min()
+    beside = np.array([[1, 2], [0, 2], [0, 1]])
+
+    def lost(turn: Array) -> float:
+        sideways = np.abs(cell.T @ start @ lattice.from_rotation_vectors(turn))
+        return -np.prod(np.clip(facet - np.take_along_axis(sideways, beside, 1), 0, None), axis=1).sum()
+
+    options = {"xatol": 1e-7, "fatol": 1e-10, "maxiter": 4000}
+    turns = [np.zeros(3), *(0.07 * sign * unit for unit in np.eye(3) for sign in (1, -1))]
+    found = [minimize(lost, turn, method="Nelder-Mead", options=options) for turn in turns]
+    return start @ lattice.from_rotation_vectors(min(found, key=lambda one: one.fun).x)
 
 
 def orient_dots(
