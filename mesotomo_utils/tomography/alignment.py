@@ -101,8 +101,8 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
        or profile are outliers.
     3. Reprojection on two levels of binning (:mod:`.alignment_fine`). The finer one has as many pixels
        along u as Crowther's limit asks: finer detail across the axis is not shared by images. A step
-       counts only if it lowers the misfit by a hundredth. For a needle that lies wholly within the field the moments are
-       already as good as the noise allows and reprojection only confirms them.
+       counts only if it lowers the misfit by half a per cent. For a needle that lies wholly within the
+       field the moments are already as good as the noise allows and reprojection confirms them.
     4. An image that still fits far worse than the others is left out and the fine level repeated.
     5. What no series can tell is fixed by convention: mean shift along z zero, no cosine or sine of the
        tilt in the shift along u, mean of the angle errors zero. Errors of the angle
@@ -326,8 +326,8 @@ def _bin(images: NDArray[np.float32], factor: int) -> tuple[NDArray[np.float32],
 
 
 def _fine_bin(shape: tuple[int, int], angles_deg: NDArray) -> int:
-    """Largest power of two that keeps 1.5 times the pixels along u that Crowther's limit needs."""
-    needed = 3.0 / np.median(angular_weights(angles_deg))
+    """Largest power of two that keeps 128 pixels along u, and 1.5 times what Crowther's limit needs."""
+    needed = max(128.0, 3.0 / np.median(angular_weights(angles_deg)))
     factor = 1
     while min(shape[1] / (2 * factor) / needed, shape[0] / (2 * factor) / 32) >= 1:
         factor *= 2

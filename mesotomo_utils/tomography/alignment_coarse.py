@@ -58,8 +58,8 @@ def profile_shifts(
 
     Notes
     -----
-    Normalised cross-correlation over the overlap, with a parabola through the best three. The first reference is the profile most like all others, so one bad image
-    cannot lead the rest astray.
+    Normalised cross-correlation over the overlap, with a parabola through the best three. The first
+    reference is the profile most like all others, so one bad image cannot lead the rest astray.
     """
     profiles = images.sum(axis=2, dtype=np.float64)
     n = profiles.shape[1]

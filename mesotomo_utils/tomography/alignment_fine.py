@@ -11,7 +11,7 @@ an object can explain, r = (1 − P) data and J the derivative images, one step 
 
     Jᵀ (1 − P) J · step = Jᵀ r
 
-for all shifts, angles, intensities and the axis tilt together, by conjugate gradients.
+for all shifts, angles and the axis tilt together, by conjugate gradients.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ _ANGLE_STEP_DEG = 0.2
 """Step of the numerical derivative with the tilt angle: well below the Crowther limit of any series."""
 _SKETCHED_ROWS = 32
 """Random mixtures of rows that stand for all rows in the curvature (not in the gradient)."""
-_ROUNDS = 2
+_ROUNDS = 4
 """Corrections of the filtered back-projection towards the least-squares object."""
 _CONJUGATE_STEPS = 12
 _TOLERANCE = 1e-4
+_SLOWEST = 0.1
+"""Width of the Gaussian whose smooth part is taken off the images, as a share of the field along u."""
+_FLOOR = 0.25
+"""The ramp at zero frequency, in steps of frequency."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def refine(
     steps: int,
     angle_sigma_deg: float = 0.1,
     tolerance: float = 0.01,
-    gain: float = 0.01,
+    gain: float = 0.005,
     device: str = "cpu",
 ) -> Fit:
     """Refine the pose of images by reprojection.
@@ -133,13 +137,14 @@ def refine(
     Notes
     -----
     Frequencies along u beyond Crowther's 1/(D Δθ) belong to one image alone and say nothing of the
-    others: they are filtered out (along z all are kept). So are the lowest, slower than half the field,
-    against uneven backgrounds, and those where noise outweighs the signal.
+    others: they are filtered out (along z all are kept). So are the slowest, against uneven
+    backgrounds and because the iteration explains them only in part, and those where noise
+    outweighs the signal.
     """
     n_z, n_u = images.shape[1:]
     k_z, k_u = fft.fftfreq(n_z)[:, None], fft.rfftfreq(n_u)[None]
     crowther = 1 / (n_u * np.median(angular_weights(pose.angle_deg)))
-    band = 1 - np.exp(-2 * (np.pi * 0.5 * n_u) ** 2 * (k_z**2 + k_u**2))
+    band = 1 - np.exp(-2 * (np.pi * _SLOWEST * n_u) ** 2 * (k_z**2 + k_u**2))
     band = band / np.sqrt(1 + (2 * k_u / crowther) ** 4) * _wiener(images)
     # the least-squares metric of _Explained is its ramp; with the data over its root, noise counts evenly
     band = (band / np.sqrt(_ramp(n_u, crowther)[None])).astype(np.float32)
@@ -171,9 +176,9 @@ def _ramp(n_u: int, crowther: float) -> NDArray[np.float64]:
     """(n_u // 2 + 1) ramp filter that stops growing at Crowther's frequency, largest value 1.
 
     Beyond it every image fills its neighbourhood of Fourier space alone, and the full ramp would count it
-    several times. The zero frequency keeps a quarter of the first: none of the image is lost.
+    several times.
     """
-    k = np.maximum(fft.rfftfreq(n_u), 0.25 / n_u)
+    k = np.maximum(fft.rfftfreq(n_u), _FLOOR / n_u)
     ramp = k / np.sqrt(1 + (k / crowther) ** 2)
     return ramp / ramp.max()
 
@@ -242,9 +247,7 @@ def _gauss_newton(
     """One step for all parameters; the step, the mismatch of each image, its misfit."""
     n_t, n_z, n_u = images.shape
     aligned = move_images(images, pose.shift_z, pose.shift_u, pose.axis_tilt_deg)
-    data = np.stack(
-        map_items(lambda image: fft.irfft2(fft.rfft2(image) * band, s=(n_z, n_u)), list(aligned))
-    )
+    data = np.stack(map_items(lambda image: fft.irfft2(fft.rfft2(image) * band, s=(n_z, n_u)), list(aligned)))
     explained = _Explained(pose.angle_deg, n_u, crowther, device)
     slices, rest = explained.split(data)
     ahead = Projector(pose.angle_deg + _ANGLE_STEP_DEG, n_u, device=device, tolerance=_TOLERANCE)
@@ -272,19 +275,21 @@ def _gauss_newton(
         by_u = fft.irfft2(spectrum * along_u, s=(n_z, n_u))
         by_angle = (turned[t] - model) / (np.deg2rad(_ANGLE_STEP_DEG) * arm)
         # a shift s still in the image shows it as ideal(z − s), hence the signs
-        stack = np.stack([-by_z, -by_u, model, by_angle, (z * by_u - u * by_z) / arm])[:, rows]
+        stack = np.stack([-by_z, -by_u, by_angle, (z * by_u - u * by_z) / arm])[:, rows]
         return np.matmul(mix, stack), np.einsum("cij,ij->c", stack, pull[t][rows])
 
     pull = explained.weigh(rest)
     pairs = map_items(derivatives, range(n_t))
-    columns = np.stack([pair[0] for pair in pairs])  # [tilt, (z, u, intensity, angle, axis), mixture, u]
+    columns = np.stack([pair[0] for pair in pairs])  # [tilt, (z, u, angle, axis), mixture, u]
     gradient = np.stack([pair[1] for pair in pairs]).astype(np.float64)
     noise = float(np.mean(np.square(rest[:, rows], dtype=np.float64)))
     prior = noise / (np.deg2rad(angle_sigma_deg) * arm) ** 2
-    local, axis, mismatch = _solve(columns, gradient, explained, _slow_angles(pose.angle_deg), np.deg2rad(pose.angle_deg - nominal) * arm, prior)
+    departure = np.deg2rad(pose.angle_deg - nominal) * arm
+    slow = _slow_angles(pose.angle_deg)
+    local, axis, mismatch = _solve(columns, gradient, explained, slow, departure, prior)
     energy = np.einsum("tij,tij->t", data[:, rows], data[:, rows])
     misfit = np.sqrt(np.einsum("tij,tij->t", rest[:, rows], rest[:, rows]) / np.maximum(energy, 1e-30))
-    step = Pose(local[:, 0], local[:, 1], np.rad2deg(local[:, 3] / arm), float(np.rad2deg(axis / arm)))
+    step = Pose(local[:, 0], local[:, 1], np.rad2deg(local[:, 2] / arm), float(np.rad2deg(axis / arm)))
     return step, mismatch, misfit
 
 
@@ -295,22 +300,30 @@ def _slow_angles(angles_deg: NDArray) -> NDArray[np.float64]:
 
 
 def _solve(
-    columns: NDArray[np.float32], gradient: NDArray[np.float64], explained: _Explained, slow: NDArray, departure: NDArray, prior: float
+    columns: NDArray[np.float32],
+    gradient: NDArray[np.float64],
+    explained: _Explained,
+    slow: NDArray,
+    departure: NDArray,
+    prior: float,
 ) -> tuple[NDArray, float, NDArray]:
-    """Conjugate gradients on the reduced normal equations: local (N, 4), axis, mismatch (N,)."""
+    """Conjugate gradients on the reduced normal equations: local (N, 3), axis, mismatch (N,).
+
+    ``departure`` (N,) is how far the tilts are from nominal, ``prior`` what a departure costs.
+    """
     n_t, n_c = columns.shape[0], columns.shape[1] - 1
     scale = np.sqrt(np.einsum("tcij,tcij->c", columns, columns, dtype=np.float64) / n_t)
     scale = np.where(scale > 0, scale, 1.0)
     columns = columns / scale[:, None, None].astype(np.float32)
     gradient = gradient / scale
-    trust = prior / scale[3] ** 2
+    trust = prior / scale[2] ** 2
     blocks = np.einsum("tcij,tdij->tcd", columns[:, :-1], explained.weigh(columns[:, :-1])) + 1e-3 * np.eye(n_c)
     inverse = np.linalg.inv(blocks)
     axis_weight = max(float(np.einsum("tij,tij->", columns[:, -1], columns[:, -1])), 1e-3)
 
     def admissible(x: NDArray) -> NDArray:
         x = x.copy()
-        angle = x[:-1].reshape(n_t, n_c)[:, 3]
+        angle = x[:-1].reshape(n_t, n_c)[:, 2]
         angle -= slow @ (slow.T @ angle)
         return x
 
@@ -320,7 +333,7 @@ def _solve(
         weights[:, -1] = x[-1]
         rest = explained.weigh(explained.split(np.einsum("tc,tcij->tij", weights, columns))[1])
         products = np.einsum("tcij,tij->tc", columns, rest)
-        products[:, 3] += trust * weights[:, 3]
+        products[:, 2] += trust * weights[:, 2]
         return admissible(np.append(products[:, :-1].ravel(), products[:, -1].sum())) + 1e-4 * x
 
     def precondition(x: NDArray) -> NDArray:
@@ -328,7 +341,7 @@ def _solve(
         return admissible(np.append(local.ravel(), x[-1] / axis_weight))
 
     gradient = gradient.copy()
-    gradient[:, 3] -= trust * departure * scale[3]
+    gradient[:, 2] -= trust * departure * scale[2]
     right = admissible(np.append(gradient[:, :-1].ravel(), gradient[:, -1].sum()))
     x = _conjugate_gradients(curvature, right, precondition)
     alone = np.einsum("tcd,td->tc", inverse, gradient[:, :-1]) / scale[:-1]

@@ -1,0 +1,257 @@
+"""Alignment recovers how an asymmetric phantom was moved, and says which image is none of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from mesotomo_utils.tomography import alignment_coarse
+from mesotomo_utils.tomography.alignment import (
+    Alignment,
+    align_half,
+    align_series,
+    apply_alignment,
+    rigid_motion_between,
+    to_frame_of,
+)
+from mesotomo_utils.tomography.alignment_fine import Pose, refine
+from mesotomo_utils.tomography.alignment_geometry import move_images, remove_rigid_motion
+from mesotomo_utils.tomography.tilt_series import TiltSeries, TiltSeriesError
+
+PIXEL_NM = 0.3
+
+
+@dataclass(frozen=True)
+class Truth:
+    """How the phantom's images were moved, nm and degrees."""
+
+    angle_deg: np.ndarray
+    shift_z_nm: np.ndarray
+    shift_u_nm: np.ndarray
+    axis_offset_nm: float
+    axis_tilt_deg: float
+
+
+def phantom(
+    *,
+    seed: int = 0,
+    n: int = 128,
+    angles_deg: np.ndarray | None = None,
+    axis_offset_px: float = 5.0,
+    axis_tilt_deg: float = 0.5,
+    still: bool = False,
+) -> tuple[TiltSeries, Truth]:
+    """Blobs in an elliptic needle off the axis, in carbon, moved and counted like a recorded series.
+
+    Gaussian blobs have exact projections at every tilt, so nothing here is shared with the projector.
+    """
+    rng = np.random.default_rng(seed)
+    nominal = np.arange(-90.0, 90.0, 3.0) if angles_deg is None else angles_deg
+    n_t = len(nominal)
+    count = 200
+    radius, turn = 0.27 * n * np.sqrt(rng.random(count)), rng.uniform(0, 2 * np.pi, count)
+    x, y = radius * np.cos(turn), 0.8 * radius * np.sin(turn) + 4
+    z = rng.uniform(-0.4, 0.45, count) * n
+    width, weight = rng.uniform(1.2, 3, count), rng.uniform(0.5, 1, count)
+    weight[x > 0] *= 1.5  # asymmetric: a mirrored or swapped answer fits nothing
+    jitter = 0.0 if still else 2.0
+    truth = Truth(
+        nominal + (0.0 if still else rng.normal(0, 0.1, n_t)),
+        PIXEL_NM * (rng.normal(0, 1, n_t) * jitter + 0.25 * jitter * rng.normal(0, 1, n_t).cumsum()),
+        PIXEL_NM * (rng.normal(0, 1, n_t) * jitter + 0.25 * jitter * rng.normal(0, 1, n_t).cumsum()),
+        axis_offset_px * PIXEL_NM,
+        axis_tilt_deg,
+    )
+    t, a = np.deg2rad(truth.angle_deg), np.deg2rad(axis_tilt_deg)
+    pixels = np.arange(n) - (n - 1) / 2
+    images = np.empty((n_t, n, n))
+    for i in range(n_t):
+        u = x * np.cos(t[i]) + y * np.sin(t[i])
+        seen_z = z * np.cos(a) + u * np.sin(a) + truth.shift_z_nm[i] / PIXEL_NM
+        seen_u = u * np.cos(a) - z * np.sin(a) + axis_offset_px + truth.shift_u_nm[i] / PIXEL_NM
+        by_z = np.exp(-(((pixels - seen_z[:, None]) / width[:, None]) ** 2) / 2)
+        by_u = np.exp(-(((pixels - seen_u[:, None]) / width[:, None]) ** 2) / 2)
+        images[i] = (by_z * weight[:, None]).T @ by_u
+    images *= 400 / np.quantile(images[n_t // 2], 0.99)
+    if not still:
+        images = rng.poisson(images + 5)
+    series = TiltSeries(
+        images=images, angles_deg=nominal, pixel_nm=PIXEL_NM, name="phantom", metadata={"operator": "nobody"}
+    )
+    return series, truth
+
+
+def errors(alignment: Alignment, truth: Truth) -> dict[str, float]:
+    """Errors in pixels and degrees after the rigid motion that no series can tell."""
+    used = alignment.used
+    table = alignment.table[used]
+    z, u, angle, _ = remove_rigid_motion(
+        table["shift_z_nm"] - truth.shift_z_nm[used],
+        alignment.total_shift_u_nm[used] - truth.shift_u_nm[used] - truth.axis_offset_nm,
+        truth.angle_deg[used],
+        table["angle_deg"] - truth.angle_deg[used],
+    )
+    return {
+        "z_px": float(np.sqrt(np.mean(z**2))) / PIXEL_NM,
+        "u_px": float(np.sqrt(np.mean(u**2))) / PIXEL_NM,
+        "angle_deg": float(np.sqrt(np.mean(angle**2))),
+        "axis_deg": abs(alignment.axis_tilt_deg - truth.axis_tilt_deg),
+    }
+
+
+@pytest.fixture(scope="module")
+def aligned() -> tuple[TiltSeries, Truth, Alignment]:
+    """A phantom and its blind alignment."""
+    series, truth = phantom()
+    return series, truth, align_series(series)
+
+
+def test_blind_alignment_is_below_a_pixel(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
+    _, truth, alignment = aligned
+    found = errors(alignment, truth)
+    assert found["z_px"] < 0.15
+    assert found["u_px"] < 0.15
+    assert found["axis_deg"] < 0.06
+    assert found["angle_deg"] < 0.15
+    assert alignment.used.all()
+    assert np.isfinite(alignment.table.drop(columns="used")).all(axis=None)
+
+
+def test_axis_far_off_and_tilted_the_other_way_with_missing_tilts() -> None:
+    series, truth = phantom(seed=2, angles_deg=np.arange(-76.0, 77.0, 3.0), axis_offset_px=-8.0, axis_tilt_deg=-1.0)
+    found = errors(align_series(series), truth)
+    assert found["z_px"] < 0.2
+    assert found["u_px"] < 0.2
+    assert found["axis_deg"] < 0.1
+
+
+def test_alignment_does_not_depend_on_units_of_intensity(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
+    series, _, alignment = aligned
+    other = align_series(replace(series, images=series.images * 7 - 31000))
+    np.testing.assert_allclose(other.total_shift_u_nm, alignment.total_shift_u_nm, atol=0.01 * PIXEL_NM)
+    np.testing.assert_allclose(other.table["shift_z_nm"], alignment.table["shift_z_nm"], atol=0.01 * PIXEL_NM)
+
+
+def test_same_twice(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
+    series, _, alignment = aligned
+    np.testing.assert_allclose(align_series(series).table.to_numpy(float), alignment.table.to_numpy(float), atol=1e-6)
+
+
+def test_reprojection_mends_a_bad_start() -> None:
+    series, truth = phantom(seed=3)
+    rng = np.random.default_rng(1)
+    images = series.images - alignment_coarse.background_levels(series.images)[:, None, None].astype(np.float32)
+    right_u = (truth.shift_u_nm + truth.axis_offset_nm) / PIXEL_NM
+    right_z = truth.shift_z_nm / PIXEL_NM
+    start = Pose(
+        right_z + rng.normal(0, 0.5, len(series)),
+        right_u + rng.normal(0, 0.5, len(series)),
+        series.angles_deg,
+        truth.axis_tilt_deg + 0.2,
+    )
+    pose = refine(images, start, series.angles_deg, steps=5).pose
+    z, u, _, _ = remove_rigid_motion(pose.shift_z - right_z, pose.shift_u - right_u, truth.angle_deg)
+    assert np.std(z) < 0.12
+    assert np.std(u) < 0.2
+    assert abs(pose.axis_tilt_deg - truth.axis_tilt_deg) < 0.1
+
+
+def test_outliers_are_named_and_left_out() -> None:
+    series, truth = phantom(seed=4)
+    images = series.images.copy()
+    images[20] = images[3, ::-1, ::-1]
+    images[40] = 0
+    images[50] = np.random.default_rng(0).poisson(100, images[50].shape)
+    alignment = align_series(replace(series, images=images))
+    assert alignment.table.loc[~alignment.table["used"], "tilt"].tolist() == [20, 40, 50]
+    assert alignment.table.loc[20, ["shift_z_nm", "shift_u_nm", "residual_nm"]].isna().all()
+    assert errors(alignment, truth)["u_px"] < 0.15
+    moved = apply_alignment(replace(series, images=images), alignment)
+    assert len(moved) == len(series) - 3
+    assert moved.metadata["alignment"]["images_left_out"] == [20, 40, 50]
+
+
+def test_applied_alignment_gives_the_ideal_images_and_keeps_metadata() -> None:
+    recorded, truth = phantom(seed=5, axis_tilt_deg=1.0, axis_offset_px=3.3, still=True)
+    ideal, _ = phantom(seed=5, axis_tilt_deg=0.0, axis_offset_px=0.0, still=True)
+    table = align_series(recorded).table
+    table[["shift_z_nm", "shift_u_nm"]] = 0.0
+    table["angle_deg"] = truth.angle_deg
+    moved = apply_alignment(recorded, Alignment(table, 1.0, 3.3 * PIXEL_NM, PIXEL_NM))
+    inner = (slice(None), slice(8, -8), slice(8, -8))
+    worst = np.abs(moved.images[inner] - ideal.images[inner]).max() / ideal.images.max()
+    assert worst < 2e-3
+    assert moved.pixel_nm == recorded.pixel_nm
+    assert moved.name == recorded.name
+    assert moved.metadata["operator"] == "nobody"
+    np.testing.assert_allclose(moved.angles_deg, truth.angle_deg)
+
+
+def test_moving_keeps_fine_fringes() -> None:
+    """A lattice of 2.4 pixels comes back after half a pixel, where a cubic spline would lose a fifth."""
+    z = np.arange(96)
+    fringe = np.cos(2 * np.pi * z / 2.4)[:, None] * np.hanning(96)[:, None] * np.hanning(96)[None]
+    shifted = np.cos(2 * np.pi * (z - 0.5) / 2.4)[:, None] * np.interp(z - 0.5, z, np.hanning(96))[:, None]
+    images = (shifted * np.hanning(96)[None]).astype(np.float32)[None]
+    moved = move_images(images, [0.5], [0.0])
+    np.testing.assert_allclose(moved[0], fringe, atol=2e-3)
+
+
+def test_halves_lie_over_the_whole(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
+    series, _, alignment = aligned
+    for which, other in (("even", slice(1, None, 2)), ("odd", slice(0, None, 2))):
+        half = align_half(series, which, alignment)
+        assert not half.used[other].any()
+        used = half.used
+        du = (half.total_shift_u_nm - alignment.total_shift_u_nm)[used]
+        dz = (half.table["shift_z_nm"] - alignment.table["shift_z_nm"])[used]
+        assert np.sqrt(np.mean(du**2)) < 0.2 * PIXEL_NM
+        assert np.sqrt(np.mean(dz**2)) < 0.1 * PIXEL_NM
+        assert len(apply_alignment(series, half)) == used.sum()
+
+
+def test_frame_is_carried_over_exactly(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
+    _, _, alignment = aligned
+    table = alignment.table.copy()
+    t = np.deg2rad(table["angle_deg"])
+    table["angle_deg"] += 0.0
+    table["shift_z_nm"] += 1.3
+    table["shift_u_nm"] += 0.7 * np.cos(t) - 0.4 * np.sin(t)
+    elsewhere = replace(alignment, table=table)
+    motion = rigid_motion_between(elsewhere, alignment)
+    assert (motion.x_nm, motion.y_nm, motion.z_nm) == pytest.approx((0.7, -0.4, 1.3))
+    back = to_frame_of(elsewhere, alignment)
+    np.testing.assert_allclose(back.total_shift_u_nm, alignment.total_shift_u_nm, atol=1e-9)
+    np.testing.assert_allclose(back.table["shift_z_nm"], alignment.table["shift_z_nm"], atol=1e-9)
+
+
+def test_rigid_motion_keeps_an_axis_offset() -> None:
+    t = np.arange(-90.0, 90.0, 5.0)
+    _, u, angle, motion = remove_rigid_motion(np.ones_like(t), np.full_like(t, 2.0), t, np.full_like(t, 0.3))
+    assert np.sqrt(np.mean(u**2)) > 0.5  # a constant is an error of the axis, no motion
+    np.testing.assert_allclose(angle, 0, atol=1e-12)
+    assert motion.angle_deg == pytest.approx(0.3)
+
+
+def test_bad_input_is_named(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
+    series, _, alignment = aligned
+    with pytest.raises(TiltSeriesError, match=r"expected 8 usable images or more, found 5"):
+        align_series(series.select(slice(0, 5)))
+    with pytest.raises(TiltSeriesError, match=r"span 27\.0°"):
+        align_series(series.select(slice(0, 10)))
+    with pytest.raises(TiltSeriesError, match="are constant"):
+        align_series(replace(series, images=np.ones_like(series.images)))
+    with pytest.raises(ValueError, match=r"60 images with 0\.3 nm pixels; phantom has 60 with 0\.5 nm"):
+        apply_alignment(replace(series, pixel_nm=0.5), alignment)
+    with pytest.raises(ValueError, match="'even' or 'odd'"):
+        align_half(series, "left", alignment)
+    with pytest.raises(ValueError, match="one series"):
+        to_frame_of(alignment, replace(alignment, table=alignment.table.iloc[:-1]))
+    with pytest.raises(ValueError, match=r"delta_u_nm\[1\] is not finite"):
+        remove_rigid_motion([0, 0, 0], [0, np.nan, 0], [0, 10, 20])
+    with pytest.raises(ValueError, match="three tilts or more"):
+        remove_rigid_motion([0, 0], [0, 0], [0, 10])
+    with pytest.raises(ValueError, match="one shift for each of 60 images"):
+        move_images(series.images, [0.0], [0.0])
