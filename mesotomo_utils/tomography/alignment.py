@@ -120,7 +120,7 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     notes = []
     for factor, steps in ((2 * fine_bin, _STEPS[0]), (fine_bin, _STEPS[1])):
         fit = _level(images[used], pose, factor, steps, device, series.angles_deg[used])
-        bad = _misfits(fit.misfit)
+        bad = _misfits(fit.misfit, series.angles_deg[used])
         if bad.any():
             used[np.flatnonzero(used)[bad]] = False
             _check_count(series, used)
@@ -334,10 +334,16 @@ def _fine_bin(shape: tuple[int, int], angles_deg: NDArray) -> int:
     return factor
 
 
-def _misfits(misfit: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _misfits(misfit: NDArray[np.float64], angles_deg: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Images far worse than all others and than the tilts beside them: a missing wedge spoils its edges too."""
     middle = np.median(misfit)
     sigma = 1.4826 * np.median(np.abs(misfit - middle))
-    return misfit > middle + _MISFIT_LIMIT * max(sigma, 0.1 * middle)
+    order = np.argsort(angles_deg, kind="stable")
+    beside = np.empty_like(misfit)
+    for place, t in enumerate(order):
+        near = order[max(0, place - 2) : place + 3]
+        beside[t] = misfit[near[near != t]].max()
+    return (misfit > middle + _MISFIT_LIMIT * max(sigma, 0.1 * middle)) & (misfit > 1.5 * beside)
 
 
 def _select(pose: Pose, keep: NDArray[np.bool_]) -> Pose:
