@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 # Rock salt: four formula units a cell; the cation at the origin, the anion half a cell edge away.
 ROCKSALT_CATION = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
-ROCKSALT_ANION = (ROCKSALT_CATION + [0.5, 0.5, 0.5]) % 1.0
+ROCKSALT_ANION = np.add(ROCKSALT_CATION, 0.5) % 1.0
 
 
 def _matrices(R: np.ndarray, name: str = "R") -> np.ndarray:

@@ -93,13 +93,15 @@ def failed(run_dir, recorded=None) -> set[str]:
 def test_true_run_is_green(run):
     comparison = compare.compare_run(run)
     dots = comparison["dots"]
-    assert dots["missed"] == 0 and dots["spurious"] == 0
+    assert dots["missed"] == 0
+    assert dots["spurious"] == 0
     assert 0.03 < dots["centre_error_nm"]["median"] < 0.15
     assert dots["rigid_rotation_deg"] == pytest.approx(0.7, abs=0.3)
     assert 0.1 < dots["orientation_error_deg"]["median"] < 0.45
     assert 0.6 < np.mean(dots["centre_within_sigma"]) < 0.76
     assert 0.6 < dots["orientation_error_over_sigma"] < 1.2
-    assert dots["index_right_fraction"] == 1.0 and dots["index_origin"] == [3, 0, 0]
+    assert dots["index_right_fraction"] == 1.0
+    assert dots["index_origin"] == [3, 0, 0]
     assert comparison["necks"]["neck_diameter_bias_nm"] == pytest.approx(0.0, abs=1e-9)
     assert comparison["necks"]["connectivity_error"] == 0.0
     assert failed(run) == set()
@@ -171,7 +173,8 @@ def test_matching_survives_motion_and_noise():
     measured = (true - [1.0, 0.5, -0.7]) @ turn + rng.normal(scale=0.01, size=true.shape)
     order = rng.permutation(60)
     rows, cols, motion = match_dots(measured[order], true, radius_nm=3.0)
-    assert len(rows) >= 58 and np.array_equal(order[rows], cols)
+    assert len(rows) >= 58
+    assert np.array_equal(order[rows], cols)
     assert np.allclose(motion(measured), true, atol=0.05)
 
 

@@ -49,7 +49,8 @@ def test_rows_carry_both_sides():
     first, second = compared_rows(rows, paper, {("a", None): {"value": 2.0}})
     assert (first["paper"], first["verdict_paper"]) == ("< 1.5", "supports")
     assert (first["truth"], first["verdict_truth"]) == (2.0, "contradicts")
-    assert second["verdict_paper"] == "cannot_tell" and second["verdict_truth"] is None
+    assert second["verdict_paper"] == "cannot_tell"
+    assert second["verdict_truth"] is None
 
 
 def test_a_statement_stands_once():

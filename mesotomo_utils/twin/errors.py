@@ -29,7 +29,7 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
     if not len(values):
         return {"n": 0, "median": np.nan, "p95": np.nan, "rms": np.nan}
     return {
-        "n": int(len(values)),
+        "n": len(values),
         "median": float(np.median(values)),
         "p95": float(np.quantile(values, 0.95)),
         "rms": float(np.sqrt(np.mean(values**2))),
@@ -99,7 +99,7 @@ def compare_dots(
     summary: dict[str, Any] = {
         "dots_true": int(inside.sum()),
         "dots_cut": int((~inside).sum()),
-        "dots_measured": int(len(measured)),
+        "dots_measured": len(measured),
         "missed": int((inside & ~matched_true).sum()),
         "missed_fraction": float((inside & ~matched_true).sum() / max(inside.sum(), 1)),
         "spurious": int(spurious.sum()),

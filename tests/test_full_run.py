@@ -1,0 +1,199 @@
+"""The whole pipeline on the smallest twin: truth first, then recorded values, then what must not matter.
+
+Slow: every test here runs notebooks. `pytest -m "not slow"` leaves them out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from mesotomo_utils.tomography.tomogram import open_tomogram, write_tomogram
+from mesotomo_utils.twin import compare
+from mesotomo_utils.twin.imposed import TwinParameters
+
+pytestmark = pytest.mark.slow
+
+TABLES = (
+    *("alignment.csv", "centres.csv", "necks.csv", "defects.csv", "orientations.csv"),
+    *("layers.csv", "neighbours.csv", "trapping.csv", "qds.csv"),
+)
+
+
+def mesotomo(*words: object, **options: object) -> subprocess.CompletedProcess:
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-m", "mesotomo_utils.workflow.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def run(*words: object) -> None:
+    done = mesotomo("run", *words)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def failed(run_dir: Path, recorded: Path | None = None) -> set[str]:
+    return {check.name for check in compare.check_run(run_dir, recorded) if not check.ok}
+
+
+def assert_same_tables(one: Path, other: Path) -> None:
+    """Integers and labels equal, floats within 1e-6 of the largest magnitude of their column."""
+    for name in TABLES:
+        a, b = pd.read_csv(one / name), pd.read_csv(other / name)
+        assert (list(a), len(a)) == (list(b), len(b)), name
+        for column in a:
+            if a[column].dtype.kind == "f":
+                scale = max(a[column].abs().max(), 1e-12)
+                np.testing.assert_allclose(
+                    a[column], b[column], rtol=0, atol=1e-6 * scale, err_msg=f"{name}: {column}"
+                )
+            else:
+                assert a[column].equals(b[column]), f"{name}: {column}"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """One full run of the sample tiny."""
+    folder = tmp_path_factory.mktemp("full") / "tiny"
+    run("tiny", "--out", folder)
+    return folder
+
+
+def copied(tiny: Path, folder: Path) -> Path:
+    """A copy of a run, to break."""
+    return Path(shutil.copytree(tiny, folder))
+
+
+def test_truth_and_recorded_values(tiny, repository):
+    recorded = repository / "tests" / "recorded" / "tiny.json"
+    assert recorded.exists()
+    checks = compare.check_run(tiny, recorded)
+    assert {check.name for check in checks} >= set(compare.BOUNDS)
+    assert [check for check in checks if not check.ok] == []
+
+
+def test_everything_is_there(tiny):
+    manifest = json.loads((tiny / "manifest.json").read_text())
+    assert {step["status"] for step in manifest["steps"].values()} == {"done"}
+    for name in (*TABLES, "results.json", "mono.json", "report.html", "report.pdf", "comparison.json"):
+        assert (tiny / name).stat().st_size > 0, name
+    for picture in (tiny / "figures").glob("*.png"):
+        assert list(picture.parent.glob(f"{picture.stem}*.csv")), f"{picture.name} has no numbers"
+    assert not list(tiny.rglob(".tmp-*"))
+
+
+def test_results_hold_no_bare_nan(tiny):
+    for row in json.loads((tiny / "results.json").read_text()):
+        values = row["value"] if isinstance(row["value"], list) else [row["value"]]
+        assert all(value is not None for value in values) or row["reason"], row["name"]
+
+
+def test_steps_get_neither_seed_nor_cell(tiny):
+    manifest = json.loads((tiny / "manifest.json").read_text())
+    handed = yaml.safe_load((tiny / "input" / "sample.yaml").read_text())
+    assert set(handed) <= {
+        *("name", "tilt_series", "tilt_angles", "pixel_nm", "tilt_axis", "tilt_sign"),
+        *("film_bottom", "material", "quantum_dot"),
+    }
+    secret = set(TwinParameters.model_fields) - {"pixel_nm", "seed"}
+    for stem, step in manifest["steps"].items():
+        if "01" <= stem[:2] <= "07":
+            assert not secret & set(step["parameters"]), stem
+            assert not any("truth" in name for name in step["inputs"]), stem
+
+
+def test_truth_is_not_read_and_a_killed_run_ends_the_same(tiny, tmp_path):
+    """Truth deleted before 01; killed in the middle; the next run ends with the same tables."""
+    folder = tmp_path / "again"
+    run("tiny", "--out", folder, "--to", "00")
+    shutil.rmtree(folder / "truth")
+    words = ["run", "tiny", "--out", str(folder), "--from", "01", "--to", "07"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mesotomo_utils.workflow.cli", *words],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (folder / "alignment.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "qds.csv").exists(), "it was meant to die before 02 was done"
+    run(*words[1:])
+    assert_same_tables(tiny, folder)
+
+
+def test_another_twin_keeps_the_bounds(tmp_path):
+    """Another seed, cell, needle width and film tilt."""
+    sample = tmp_path / "other.yaml"
+    twin = yaml.safe_load(Path("data/tiny.yaml").read_text())
+    twin["name"] = "other"
+    twin["twin"] |= {
+        **{"seed": 77, "qd_count": 48, "film_tilt_deg": 2.0, "film_tilt_azimuth_deg": 200.0},
+        **{"a_nm": 6.4, "b_nm": 6.1, "c_nm": 5.9, "alpha_deg": 94.0, "beta_deg": 97.0},
+        **{"gamma_deg": 90.5, "film_azimuth_deg": -25.0},
+    }
+    sample.write_text(yaml.safe_dump(twin))
+    run(sample, "--out", tmp_path / "run")
+    comparison = compare.compare_run(tmp_path / "run")
+    assert set(comparison["bounds"]) == set(compare.BOUNDS)
+    assert failed(tmp_path / "run") == set()
+
+
+@pytest.mark.parametrize("damage", ["mirror", "swap", "scale", "zero"])
+def test_a_damaged_tomogram_turns_the_check_red(tiny, tmp_path, repository, damage):
+    folder = copied(tiny, tmp_path / damage)
+    tomogram = open_tomogram(folder / "tomogram.ome.zarr")
+    volume, voxel = tomogram.load(), tomogram.voxel_nm
+    damaged = {
+        "mirror": (volume[:, :, ::-1], voxel),
+        "swap": (volume.transpose(0, 2, 1), voxel),
+        "scale": (volume, voxel * 1.01),
+        "zero": (np.zeros_like(volume), voxel),
+    }[damage]
+    shutil.rmtree(folder / "tomogram.ome.zarr")
+    write_tomogram(folder / "tomogram.ome.zarr", *damaged)
+    for half in ("half_even.ome.zarr", "half_odd.ome.zarr"):
+        shutil.rmtree(folder / half)
+    done = mesotomo("run", "tiny", "--out", folder, "--from", "02", "--to", "03")
+    if damage == "zero":
+        assert done.returncode == 1
+        assert "02_centres" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert failed(folder, repository / "tests" / "recorded" / "tiny.json") & set(compare.BOUNDS)
+
+
+def test_a_run_starts_at_a_tomogram(tiny, tmp_path):
+    sample = tmp_path / "tomogram.yaml"
+    sample.write_text(
+        f"name: from_tomogram\ntomogram: {tiny / 'tomogram.ome.zarr'}\n"
+        "material: {name: PbSe, lattice_nm: 0.612, structure: rocksalt}\n"
+        "quantum_dot: {diameter_nm: 5.0}\n"
+    )
+    run(sample, "--out", tmp_path / "run", "--to", "03")
+    one, other = (pd.read_csv(folder / "centres.csv") for folder in (tiny, tmp_path / "run"))
+    np.testing.assert_allclose(one[["x_nm", "y_nm", "z_nm"]], other[["x_nm", "y_nm", "z_nm"]], atol=1e-6)
+    assert other["sigma_x_nm"].isna().all()
+
+
+def test_a_run_starts_at_centres(tiny, tmp_path):
+    pd.read_csv(tiny / "centres.csv")[["x_nm", "y_nm", "z_nm"]].to_csv(tmp_path / "c.csv", index=False)
+    sample = tmp_path / "centres.yaml"
+    sample.write_text("name: from_centres\ncentres: c.csv\n")
+    run(sample, "--out", tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())["steps"]
+    status = {stem[:2]: step["status"] for stem, step in manifest.items()}
+    assert [number for number, s in status.items() if s == "skipped"] == ["01", "03", "06", "07"]
+    one, other = (pd.read_csv(folder / "centres.csv") for folder in (tiny, tmp_path / "run"))
+    assert (one["layer"] == other["layer"]).mean() > 0.99
