@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mesotomo_utils.backend import cpu_count
 
@@ -49,6 +49,8 @@ def map_items(
     """
     items = list(items)
     bar = {"total": len(items), "desc": progress, "disable": progress is None, "file": sys.stdout}
+    if not sys.stdout.isatty():
+        bar["mininterval"] = 15  # seconds: in a log a line now and then, no running bar
     if dask is not None:
         return _map_dask(function, items, dask, bar)
     workers = cpu_count() if workers is None else workers

@@ -154,7 +154,7 @@ def rotation_vectors(R: np.ndarray) -> np.ndarray:
 
 def from_rotation_vectors(vectors: np.ndarray) -> np.ndarray:
     """Rotation matrices (..., 3, 3) of rotation vectors (..., 3) in radians."""
-    vectors = np.asarray(vectors, dtype=float)
+    vectors = np.array(vectors, dtype=float)  # a copy: scipy wants to be able to write
     return Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(*vectors.shape, 3)
 
 

@@ -148,21 +148,15 @@ saved = results.save_figure(fig, run_dir, "known_case", pd.DataFrame({"made": [1
 # go straight to disk.
 
 # %%
-def make(images, name):
-    """Reconstruct a series into an OME-Zarr of the run folder."""
-    reconstruct(
-        images, method=method, engine=engine, device=where, iterations=iterations,
-        memory=None if memory_gb is None else 1e9 * memory_gb,
-        out=f"{run_dir}/{name}", attributes={"sample": description.name},
-    )
-    return open_tomogram(results.path(run_dir, name))
-
-
+making = {
+    "method": method, "engine": engine, "device": where, "iterations": iterations,
+    "memory": None if memory_gb is None else 1e9 * memory_gb, "attributes": {"sample": description.name},
+}
 if has_series:
-    tomogram = make(aligned, "tomogram.ome.zarr")
+    reconstruct(aligned, out=f"{run_dir}/tomogram.ome.zarr", **making)
 else:
     write_tomogram(f"{run_dir}/tomogram.ome.zarr", *load_tomogram(description.tomogram, description.voxel_nm))
-    tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
+tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
 voxel_nm = tomogram.voxel_nm
 print(f"{tomogram.shape} voxels of {voxel_nm:g} nm, {len(tomogram.levels)} levels")
 
@@ -222,7 +216,7 @@ if has_series:
     for which in ("even", "odd"):
         own = alignment.align_half(series, which, measured, device=where)
         moved = remove_background(alignment.apply_alignment(series, own))
-        halves[which] = make(moved, f"half_{which}.ome.zarr")
+        halves[which] = open_tomogram(reconstruct(moved, out=f"{run_dir}/half_{which}.ome.zarr", **making))
 
 # %% [markdown]
 # ## Resolution 1: which lattice lines stand above the noise
@@ -319,11 +313,6 @@ print(f"diameter {disc_nm:.1f} nm: Crowther {crowther_disc:.2f} nm; one dot: {cr
 # ## The answer
 
 # %%
-def named(name, value, unit, why, **more):
-    """A result, with the reason where there is none."""
-    return results.value(name, value, unit, reason=None if np.isfinite(value) else why, **more)
-
-
 nothing = no_lattice or "no line stands 5 standard errors above the background"
 no_halves = "the correlation begins below the threshold" if halves else "there are no halves of a tilt series"
 no_tilts = "a tomogram does not say from which tilts it was made"
@@ -331,17 +320,19 @@ no_dot = no_tilts if not has_series else "the sample names no quantum_dot"
 bracket = [stated["next_nm"], stated["resolution_nm"]]  # the limit lies between what is not seen and what is
 bracket = bracket if np.isfinite(bracket).all() else None
 values = [
-    named("resolution_nm", stated["resolution_nm"], "nm", nothing, interval_95=bracket),
-    named("fsc_resolution_nm", crossings["0.143"]["first_nm"], "nm", no_halves),
-    named("fsc_half_resolution_nm", crossings["0.5"]["first_nm"], "nm", no_halves),
-    named("fsc_last_shell_nm", crossings["0.143"]["last_nm"], "nm", no_halves),
-    named("crowther_disc_nm", crowther_disc, "nm", no_tilts),
-    named("crowther_dot_nm", crowther_dot, "nm", no_dot),
+    results.value("resolution_nm", stated["resolution_nm"], "nm", reason=nothing, interval_95=bracket),
+    results.value("fsc_resolution_nm", crossings["0.143"]["first_nm"], "nm", reason=no_halves),
+    results.value("fsc_half_resolution_nm", crossings["0.5"]["first_nm"], "nm", reason=no_halves),
+    results.value("fsc_last_shell_nm", crossings["0.143"]["last_nm"], "nm", reason=no_halves),
+    results.value("crowther_disc_nm", crowther_disc, "nm", reason=no_tilts),
+    results.value("crowther_dot_nm", crowther_dot, "nm", reason=no_dot),
     results.value("object_diameter_nm", disc_nm, "nm"),
 ]
 if no_lattice is None:
     beyond = "beyond the Nyquist frequency"
-    values += [named("line_snr", row.snr, "", beyond, index=row.family) for row in lines.itertuples()]
+    values += [results.value("line_snr", row.snr, index=row.family, reason=beyond) for row in lines.itertuples()]
+
+# %%
 if has_series:
     residual = table.loc[table["used"], "residual_nm"]
     values += [

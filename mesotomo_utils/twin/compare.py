@@ -32,6 +32,9 @@ BOUNDS: dict[str, tuple[float, str]] = {
 }
 
 
+AXIS = ("axis_tilt_deg", "axis_offset_nm")
+
+
 def bounded_values(comparison: dict[str, Any]) -> dict[str, float]:
     """Values that :data:`BOUNDS` speaks of, from a comparison; stages not run are absent."""
     dots, necks, cell = (comparison.get(key, {}) for key in ("dots", "necks", "cell"))
@@ -57,7 +60,7 @@ def compare_tables(truth_dir: Path, tables: dict[str, Any]) -> tuple[dict[str, A
         ``parameters.json``.
     tables
         ``qds`` (DataFrame) and, where the run has them, ``necks`` and ``alignment`` (DataFrames),
-        ``superlattice`` (dict), ``axis_tilt_deg`` (float).
+        ``superlattice`` (dict), ``axis_tilt_deg`` and ``axis_offset_nm`` (floats).
 
     Returns
     -------
@@ -77,12 +80,10 @@ def compare_tables(truth_dir: Path, tables: dict[str, Any]) -> tuple[dict[str, A
     if tables.get("superlattice") is not None:
         comparison["cell"] = errors.compare_cell(tables["superlattice"], dots)
     if tables.get("alignment") is not None and (truth_dir / "alignment.csv").exists():
-        axis = None
-        if tables.get("axis_tilt_deg") is not None:
-            true_axis = json.loads((truth_dir / "parameters.json").read_text())["axis_tilt_deg"]
-            axis = (tables["axis_tilt_deg"], true_axis)
+        true = json.loads((truth_dir / "parameters.json").read_text())
+        axis = {name: (tables[name], true[name]) for name in AXIS if tables.get(name) is not None}
         comparison["alignment"] = errors.compare_alignment(
-            tables["alignment"], pd.read_csv(truth_dir / "alignment.csv"), axis_tilt_deg=axis
+            tables["alignment"], pd.read_csv(truth_dir / "alignment.csv"), **axis
         )
     comparison["bounds"] = {
         key: {
@@ -123,8 +124,7 @@ def run_tables(run_dir: Path) -> dict[str, Any]:
         "necks": table("necks.csv"),
         "alignment": table("alignment.csv"),
         "superlattice": json.loads(cell.read_text()) if cell.exists() else None,
-        "axis_tilt_deg": _result(run_dir, "axis_tilt_deg"),
-    }
+    } | {name: _result(run_dir, name) for name in AXIS}
 
 
 def _results(run_dir: Path) -> list[dict[str, Any]]:

@@ -260,13 +260,18 @@ def compare_cell(measured: dict[str, Any], dots: pd.DataFrame) -> dict[str, Any]
 
 
 def compare_alignment(
-    measured: pd.DataFrame, truth: pd.DataFrame, *, axis_tilt_deg: tuple[float, float] | None = None
+    measured: pd.DataFrame,
+    truth: pd.DataFrame,
+    *,
+    axis_tilt_deg: tuple[float, float] | None = None,
+    axis_offset_nm: tuple[float, float] = (0.0, 0.0),
 ) -> dict[str, float]:
     """Residual shifts and angles once the motion that no series can tell is removed.
 
     A rigid motion of the object moves ``shift_z`` by a constant and ``shift_u`` by
     ``c + p cos(angle) + q sin(angle)`` (the constant c is the axis offset, which only the absolute
-    position of the axis in the field tells apart); a turn about z is a constant of all angles.
+    position of the axis in the field tells apart); a turn about z is a constant of all angles. Axis
+    tilt and offset come as pairs, measured and true.
     """
     both = measured[measured["used"].astype(bool)].merge(truth, on="tilt", suffixes=("", "_true"))
     angle = np.deg2rad(both["angle_deg_true"].to_numpy())
@@ -279,7 +284,7 @@ def compare_alignment(
         "shift_u_rms_nm": float(np.sqrt(np.mean((du - design @ coefficients) ** 2))),
         "shift_z_rms_nm": float(np.std(dz)),
         "angle_rms_deg": float(np.std(da)),
-        "axis_offset_error_nm": float(coefficients[0]),
+        "axis_offset_error_nm": float(coefficients[0] + axis_offset_nm[0] - axis_offset_nm[1]),
         "images_left_out": int(len(measured) - len(both)),
     }
     if axis_tilt_deg is not None:

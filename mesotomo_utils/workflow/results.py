@@ -159,7 +159,7 @@ def value(
     index
         None, ``"C1"``…, ``"A"``, ``"B"``, ``"C"`` or ``"C1/A"``.
     reason
-        Why there is no number; needed where `value` is NaN or None.
+        Why there is no number; needed where `value` is NaN or None, left out of the row where there is one.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def value(
         "interval_95": interval,
         "n": None if n is None else int(n),
     }
-    return row | ({"reason": reason} if reason else {})
+    return row | ({"reason": reason} if None in items else {})
 
 
 def record(

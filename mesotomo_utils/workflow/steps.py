@@ -85,7 +85,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "04_glyphs",
         (*_SAMPLE, *_CELL, "orientations.csv", "tomogram.ome.zarr"),
-        ("mono.json?",),
+        ("mono.json?", "scenes?", "exports?"),
     ),
     Step(
         "05_mesoscale",
