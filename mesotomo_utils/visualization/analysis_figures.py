@@ -37,7 +37,7 @@ def planarity(heights: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     top.set_ylabel("Height above plane (nm)")
     with_intervals(bottom, layers, "fwhm_nm", colour=FILLED, label="without noise")
     x = layers["layer"]
-    bottom.plot(x, layers["fwhm_raw_nm"], "o", mfc="none", mec=RAW, label="raw", zorder=1)
+    bottom.plot(x, layers["fwhm_raw_nm"], "o", mfc="none", mec=RAW, ms=6.5, label="raw", zorder=1)
     if "fwhm_inner_nm" in layers:
         bottom.plot(x + 0.2, layers["fwhm_inner_nm"], "D", color=INNER, ms=2.8, label="without edge")
     bottom.set_ylim(bottom=0)
@@ -165,7 +165,7 @@ def layer_orientation(layers: pd.DataFrame) -> Figure:
     first.plot(x, layers["turn_deg"], "s-", color="#D55E00", label="turn (about the normal)")
     first.axhline(0, color="0.6", lw=0.6, zorder=0)
     first.set_ylabel("Layer mean against all (°)")
-    second.plot(x, layers["c_to_normal_raw_deg"], "o", mfc="none", mec=RAW, label="rms, raw")
+    second.plot(x, layers["c_to_normal_raw_deg"], "o", mfc="none", mec=RAW, ms=6.5, label="rms, raw")
     with_intervals(second, layers, "c_to_normal_deg", colour=FILLED, label="rms, without noise", line=True)
     second.plot(x, layers["c_mean_to_normal_deg"], "^-", color="#009E73", label="of the mean c")
     second.set_ylabel("c axes to film normal (°)")
@@ -209,7 +209,7 @@ def neighbours(pairs: pd.DataFrame, layers: pd.DataFrame, axes_table: pd.DataFra
     top[0].set(xlabel="Misorientation of neighbours θ (°)", ylabel="Pairs")
     top[0].legend(title="along")
     top[2].axvline(0.5, color="0.6", lw=0.7, ls=":")
-    top[2].set(xlabel="Twist  (0 tilt, 1 twist)", ylabel="Density of pairs", xlim=(0, 1))
+    top[2].set(xlabel="Twist (0 bend, 1 twist)", ylabel="Density of pairs", xlim=(0, 1))
     circle(top[1], names=("[100]", "[010]"))
     size = 1 + 12 * np.minimum(pairs["theta_deg"] / limit, 1)
     colours = pairs["axis"].map(figures.DIRECTION_COLOURS)
@@ -231,10 +231,12 @@ def neighbours(pairs: pd.DataFrame, layers: pd.DataFrame, axes_table: pd.DataFra
     numbers = sorted(set(layers["layer"]))
     colours = figures.layer_colours(len(numbers))
     low[2].scatter(layers["theta_deg"], layers["entropy"], c=colours, s=16, zorder=3)
+    # The name of the top layer stands below its point: bottom and top layer are often much alike.
     for row in layers.itertuples():
+        above = row.layer != max(numbers)
         low[2].annotate(
-            f"C{row.layer}", (row.theta_deg, row.entropy), xytext=(3, 2), textcoords="offset points",
-            fontsize=6,
+            f"C{row.layer}", (row.theta_deg, row.entropy), xytext=(0, 4 if above else -4),
+            textcoords="offset points", ha="center", va="bottom" if above else "top", fontsize=6,
         )  # fmt: skip
     low[2].set(xlabel="Mean θ in the layer (°)", ylabel="Entropy S (nat)")
     figures.panel_labels(axes)
@@ -256,7 +258,7 @@ def trapping(dots: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     first, second, third = axes[0]
     strips(first, dots["layer"], dots["misorientation_deg"])
     with_intervals(first, layers, "misorientation_raw_deg", colour="black", marker="_", label="mean")
-    first.set(xlabel="Layer", ylabel="Misorientation from $R_{mono}$ (°)")
+    first.set(xlabel="Layer", ylabel=r"Misorientation from $R_\mathrm{mono}$ (°)")
     first.set_ylim(bottom=0)
     names = [f"displacement_{d}_nm" for d in "abc"]
     limit = np.nanquantile(np.abs(dots[names].to_numpy()), 0.997) * 1.1

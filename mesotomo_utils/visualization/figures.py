@@ -20,6 +20,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.offsetbox import AnchoredText
+from matplotlib.patheffects import Stroke, withStroke
 
 SINGLE_COLUMN = 3.5
 """Width of a single-column figure, inches (89 mm)."""
@@ -244,6 +245,7 @@ def scale_bar(
     location: str = "lower left",
     colour: str = "white",
     background: str | None = None,
+    outline: str | None = None,
     unit: str = "nm",
 ) -> float:
     """Draw a labelled bar of true length; the axes' data unit must be nm.
@@ -260,6 +262,8 @@ def scale_bar(
         Of bar and text: white on a micrograph, black on paper.
     background
         A colour for a box behind the bar, None for no box.
+    outline
+        A colour around bar and text, for a ground that is both dark and light; None for none.
 
     Returns
     -------
@@ -274,7 +278,10 @@ def scale_bar(
     # An image drawn from the top down has its y axis turned: "lower" means lower on paper.
     low_on_paper = (vertical == "lower") != ax.yaxis_inverted()
     y = y0 + 0.05 * (y1 - y0) if low_on_paper else y1 - 0.05 * (y1 - y0)
-    ax.plot([left, left + length], [y, y], color=colour, lw=2.0, solid_capstyle="butt", zorder=6)
+    effects = [] if outline is None else [withStroke(linewidth=3.2, foreground=outline)]
+    ax.plot(
+        [left, left + length], [y, y], color=colour, lw=2.0, solid_capstyle="butt", zorder=6, path_effects=effects
+    )  # fmt: skip
     ax.annotate(
         f"{length:g} {unit}",
         (left + length / 2, y),
@@ -285,9 +292,15 @@ def scale_bar(
         color=colour,
         fontsize=7,
         zorder=6,
+        path_effects=[] if outline is None else outlined(outline),
         bbox=None if background is None else {"fc": background, "ec": "none", "pad": 1, "alpha": 0.7},
     )
     return length
+
+
+def outlined(colour: str = "black", width_pt: float = 1.1) -> list[Stroke]:
+    """Path effects of a line or a text that must be seen on dark and on light ground."""
+    return [withStroke(linewidth=width_pt, foreground=colour)]
 
 
 def show_image(

@@ -261,8 +261,10 @@ def overlay_figure(
         _paste(panels[-1], picture, alpha=1.0 if view.image is None else 0.92)
         figures.corner_text(panels[0], view.label, box=view.image is not None)
         light = "black" if view.image is None else "white"
-        figures.scale_bar(panels[0], colour=light, location="lower right")
-        _arrows(panels[-1], view, light)
+        # A section may end within its panel: on paper, white marks need a dark outline.
+        outline = None if view.image is None else "black"
+        figures.scale_bar(panels[0], colour=light, location="lower right", outline=outline)
+        _arrows(panels[-1], view, light, outline)
         for text, height in view.marks.items():
             place = panels[-1].get_yaxis_transform()
             panels[-1].text(1.02, height, text, transform=place, ha="left", va="center", fontsize=6.5)
@@ -401,13 +403,17 @@ def _paste(ax: Axes, picture: glyphs.Picture, *, alpha: float = 1.0) -> None:
     figures.bare(ax)
 
 
-def _arrow(ax: Axes, start: np.ndarray, end: np.ndarray, letter: str, colour: str) -> None:
-    ax.annotate(
-        "", end, start, zorder=7,
-        arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.0, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6},
-    )  # fmt: skip
+def _arrow(
+    ax: Axes, start: np.ndarray, end: np.ndarray, letter: str, colour: str, outline: str | None = None
+) -> None:
+    effects = [] if outline is None else figures.outlined(outline)
+    style = {"arrowstyle": "-|>", "color": colour, "lw": 1.0, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
+    ax.annotate("", end, start, zorder=7, arrowprops=style | {"path_effects": effects})
     beyond = end + 0.22 * (end - start)
-    ax.text(*beyond, letter, color=colour, ha="center", va="center", fontsize=7, fontweight="bold", zorder=7)
+    ax.text(
+        *beyond, letter, color=colour, ha="center", va="center", fontsize=7, fontweight="bold", zorder=7,
+        path_effects=effects,
+    )  # fmt: skip
 
 
 def _triad(ax: Axes, scene: GlyphScene, view: np.ndarray, extent: tuple, height_nm: float) -> None:
@@ -420,11 +426,11 @@ def _triad(ax: Axes, scene: GlyphScene, view: np.ndarray, extent: tuple, height_
         _arrow(ax, start, end, letter, figures.DIRECTION_COLOURS[letter])
 
 
-def _arrows(ax: Axes, view: SectionView, colour: str) -> None:
+def _arrows(ax: Axes, view: SectionView, colour: str, outline: str | None = None) -> None:
     """Directions of two superlattice vectors at the lower left of a panel."""
     left, right, bottom, top = view.extent_nm
     length = 0.11 * min(right - left, top - bottom)
     start = np.array([left + 0.5 * length, bottom + 0.5 * length])
     for letter, vector in view.arrows.items():
         end = start + length * glyphs.project(vector / np.linalg.norm(vector), view.frame)
-        _arrow(ax, start, end, letter, colour)
+        _arrow(ax, start, end, letter, colour, outline)

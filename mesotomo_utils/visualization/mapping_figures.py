@@ -68,7 +68,7 @@ def picks_on_slice(
                     label="cut by the edge" if edge else "whole")  # fmt: skip
     axes[0, 0].set_title(f"tomogram without its lattice, {labels[0]}{labels[1]} slice")
     axes[0, 1].set_title("normalised correlation with the template")
-    axes[0, 0].legend(loc="upper left", labelcolor="white")
+    axes[0, 0].legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
     figures.colour_bar(shown, axes[0, 1], "correlation")
     figures.panel_labels(axes)
     return fig
@@ -91,7 +91,10 @@ def scores_and_cuts(centres: pd.DataFrame) -> Figure:
 
 
 def half_set_differences(differences: pd.DataFrame, sigma_nm: Mapping[str, float]) -> Figure:
-    """Even minus odd centres along each axis, with twice the standard error as a bar.
+    """Even minus odd centres along each axis, with one standard deviation of the difference as lines.
+
+    That is twice the standard error of the mean of the two. Differences beyond the ends are
+    counted in the last bins.
 
     Parameters
     ----------
@@ -136,7 +139,7 @@ def site_map(table: pd.DataFrame, defects: pd.DataFrame) -> Figure:
             rows = defects["kind"] == kind
             ax.plot(defects["x_nm"][rows], defects[second][rows], mark, mfc="none", mec="black", ms=6, ls="none")
         ax.set(xlabel="x (nm)", ylabel=f"{second[0]} (nm)", aspect="equal")
-    figures.layer_legend(axes[0, 1], layers)
+    figures.layer_legend(axes[0, 1], layers, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figures.panel_labels(axes)
     return fig
 
@@ -157,8 +160,9 @@ def neighbour_vectors(vectors: Mapping[str, np.ndarray], mean: Mapping[str, np.n
             colour = figures.DIRECTION_COLOURS[axis]
             ax.plot(ends[:, u], ends[:, v], ".", ms=2.5, color=colour, alpha=0.6)
             ax.annotate(
-                "", (mean[axis][u], mean[axis][v]), (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.2}
-            )
+                "", (mean[axis][u], mean[axis][v]), (0, 0),
+                arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.2, "shrinkA": 0, "shrinkB": 0},
+            )  # fmt: skip
             ax.plot([], [], ".", color=colour, label=f"+{axis}")
         ax.set(xlabel=f"{'xyz'[u]} (nm)", ylabel=f"{'xyz'[v]} (nm)", aspect="equal")
     axes[0, 0].legend(loc="best")

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from mesotomo_utils.visualization import figures
 
@@ -58,9 +59,11 @@ def fourier_planes(planes: Mapping[str, np.ndarray], extent_per_nm: float, spots
                 ha="center",
                 va="bottom",
                 color=colour,
+                path_effects=figures.outlined(),
             )
         first, second = _PLANE_AXES.get(name, ("first axis", "second axis"))
-        ax.set(xlabel=f"g along {first} (1/nm)", ylabel=f"g along {second} (1/nm)", title=name)
+        ax.set(xlabel=f"g along {first} (1/nm)", ylabel=f"g along {second} (1/nm)")
+        ax.set_title(f"{name.replace('-', '−')} plane")
         room = (1.15 * limits[0], 1.15 * limits[1])
         ax.set(xlim=room, ylim=room, aspect="equal")
     figures.colour_bar(shown, axes, "log$_{10}$ of power over noise")
@@ -92,7 +95,7 @@ def pole_figure(
         colour = figures.DIRECTION_COLOURS[direction]
         stereogram.plot(*np.asarray(xy).T, ".", ms=2.5, color=colour, label=name)
     stereogram.plot(*np.asarray(superlattice_xy).T, "k+", ms=6, mew=0.9, label="A, B, C")
-    stereogram.legend(loc="upper left", bbox_to_anchor=(-0.12, 1.12), handletextpad=0.1)
+    stereogram.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, handletextpad=0.1, columnspacing=0.8)
     stereogram.set(xlim=(-1.06, 1.06), ylim=(-1.06, 1.06))
     figures.bare(stereogram)
     reach = 1.1 * max(np.abs(d).max() for d in deviations_deg.values())
@@ -168,9 +171,13 @@ def half_set_turns(turns_deg: np.ndarray, lattice_snr: np.ndarray, sigma_deg: np
     order = np.argsort(lattice_snr)
     right.plot(lattice_snr, np.linalg.norm(turns_deg, axis=1), ".", ms=2.5, color=figures.GREY)
     right.plot(lattice_snr[order], 2 * sigma_deg[order], color="k", label="fit, 2σ")
-    # Within a decade the labels of a logarithmic axis would run into each other.
-    narrow = np.nanmax(lattice_snr) < 10 * np.nanmin(lattice_snr)
-    right.set(xscale="linear" if narrow else "log", yscale="log")
+    # Within a decade or little more the labels of a logarithmic axis would run into each other.
+    span = np.nanmax(lattice_snr) / np.nanmin(lattice_snr)
+    right.set(xscale="linear" if span < 10 else "log", yscale="log")
+    if 10 <= span < 100:
+        right.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        right.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        right.xaxis.set_minor_formatter(NullFormatter())
     right.set(xlabel="lattice SNR", ylabel="turn between halves (°)")
     right.legend()
     figures.panel_labels(axes)

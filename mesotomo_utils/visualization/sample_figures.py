@@ -94,9 +94,13 @@ def spectrum(amplitude: np.ndarray, nyquist_per_nm: float, spacings_nm: dict[str
         interpolation="antialiased",
     )
     turn = np.linspace(0, 2 * np.pi, 361)
-    for name, spacing in spacings_nm.items():
+    for number, (name, spacing) in enumerate(spacings_nm.items()):
         if 1 / spacing < span:
+            at = np.deg2rad(35 + 20 * number)  # neighbouring rings are named at different places
             ax.plot(np.cos(turn) / spacing, np.sin(turn) / spacing, color="white", lw=0.4, ls=":")
-            ax.annotate(name, (0.71 / spacing, 0.71 / spacing), color="white", fontsize=6)
+            ax.annotate(
+                name, (np.cos(at) / spacing, np.sin(at) / spacing), color="white", fontsize=6, ha="center",
+                va="center", path_effects=figures.outlined(),
+            )  # fmt: skip
     ax.set(xlabel="u frequency (1/nm)", ylabel="z frequency (1/nm)", xlim=(-span, span), ylim=(-span, span))
     return fig

@@ -20,6 +20,7 @@ from mesotomo_utils.visualization.figures import (
     bare,
     corner_text,
     new_figure,
+    outlined,
     panel_labels,
     scale_bar,
     show_image,
@@ -230,10 +231,13 @@ def fringes_and_spectrum(
             x, y = line.q_per_nm * np.cos(turn), line.q_per_nm * np.sin(turn)
             middle.plot(x, y, ":", lw=0.5, color="white", alpha=0.7)
             at = (line.q_per_nm * np.cos(0.3 + 0.5 * i), line.q_per_nm * np.sin(0.3 + 0.5 * i))
-            middle.annotate(f"{{{line.family}}}", at, color="white", fontsize=5.5, ha="center", va="center")
+            middle.annotate(
+                f"{{{line.family}}}", at, color="white", fontsize=5.5, ha="center", va="center",
+                path_effects=outlined(),
+            )  # fmt: skip
     middle.set(xlim=(-reach, reach), ylim=(-reach, reach), title="its power spectrum")
     bare(middle)
-    scale_bar(middle, 2.0, unit="nm$^{-1}$")
+    scale_bar(middle, 2.0, unit="nm$^{-1}$", outline="black")
     spectrum_lines(right, spectrum, lines)
     panel_labels(axes.ravel(), offset_pt=(-2, 3))
     return fig

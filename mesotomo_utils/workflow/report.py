@@ -285,8 +285,9 @@ def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.Data
 
     path = Path(path)
     temporary = results.scratch(path.parent, path.name)
-    # no date in the file: two runs give the same report
-    with PdfPages(temporary, metadata={"CreationDate": None, "ModDate": None}) as pdf:
+    # no date in the file: two runs give the same report; pages are laid out by hand
+    plain = plt.rc_context({"figure.constrained_layout.use": False})
+    with plain, PdfPages(temporary, metadata={"CreationDate": None, "ModDate": None}) as pdf:
         rows_a_page = 44
         for first in range(0, max(len(table), 1), rows_a_page):
             page = plt.figure(figsize=(11.7, 8.3))
@@ -322,9 +323,9 @@ def _draw_table(page: Any, table: pd.DataFrame) -> None:
         edges="horizontal",
     )
     drawn.auto_set_font_size(False)
-    drawn.set_fontsize(6)
+    drawn.set_fontsize(6.5)
     drawn.auto_set_column_width(list(range(table.shape[1])))
-    drawn.scale(1.0, 0.62)
+    drawn.scale(1.0, 0.88)
 
 
 def _short(text: Any, longest: int = 48) -> str:
