@@ -390,3 +390,19 @@ def test_a_cube_of_another_size_is_refused():
     window = lattice_signal.prepare_window(voxel_nm=0.1, window_nm=3.0, g_max_per_nm=4.6)
     with pytest.raises(ValueError, match=r"\(3, 3, 3\)"):
         lattice_signal.transform(window, np.zeros((3, 3, 3)))
+
+
+def test_a_few_strong_foreign_spots_do_not_win():
+    """Three strong spots of the lattice turned by 60 degrees about [111] against all 13 of the true one."""
+    R = lattice.from_rotation_vectors(np.array([0.1, -0.2, 0.3]))
+    twin = R @ lattice.axis_angle([1, 1, 1], np.pi / 3)
+    hkl = lattice.reflections(0.612)[["h", "k", "l"]].to_numpy() / 0.612
+    foreign = np.linalg.norm(hkl[:, None] - hkl @ (R.T @ twin).T, axis=2).min(axis=0) > 1
+    grid = (np.arange(96) - 47.5) * 0.09
+    z, y, x = np.meshgrid(grid, grid, grid, indexing="ij")
+    waves = [(1.0, R @ g) for g in hkl] + [(4.0, twin @ g) for g in hkl[foreign][-3:]]
+    volume = sum(a * np.cos(2 * np.pi * (g[0] * x + g[1] * y + g[2] * z)) for a, g in waves)
+    volume += np.random.default_rng(0).normal(scale=0.5, size=volume.shape)
+    table = orientation.orient_dots(volume.astype(np.float32), 0.09, np.zeros((1, 3)), lattice_nm=0.612, window_nm=6.0)
+    found = lattice.from_quaternions(table[["qw", "qx", "qy", "qz"]].to_numpy())[0]
+    assert lattice.disorientation_deg(found, R) < 0.5

@@ -293,6 +293,20 @@ def climb(
     return matrix, score
 
 
+def _evidence(
+    window: DotWindow, spectrum: np.ndarray, matrices: np.ndarray, crystal: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """(K,) mean logarithm of power over noise at the reflections, to choose between candidates.
+
+    The mean power itself can be largest where a few strong spots, a neighbour's among them, are hit
+    and the others missed: a lattice turned by 60 degrees about [111] shares a {111} and three {220}
+    pairs with the true one. The logarithm asks for all of them.
+    """
+    g = np.einsum("kij,hj->khi", matrices, crystal)
+    power = lattice_signal.read_power(window, spectrum, g.reshape(-1, 3))[0].reshape(weights.shape)
+    return np.log1p(np.maximum(power * weights, 0)).mean(axis=1)
+
+
 def find_orientation(
     window: DotWindow,
     spectrum: np.ndarray,
@@ -323,7 +337,7 @@ def find_orientation(
     inverse = 1 / np.maximum(noise, np.finfo(np.float32).tiny)
     if start is None:
         white = (power * inverse.reshape(-1)[shells._band]).astype(np.float32)
-        starts = _candidates(shells, white[shells._lookup].sum(axis=1))
+        starts = _candidates(shells, np.log1p(white)[shells._lookup].sum(axis=1))  # as `_evidence` does
     else:
         starts = np.asarray(start, float)[None]
     g = np.einsum("kij,hj->khi", starts, shells.crystal)
@@ -331,7 +345,7 @@ def find_orientation(
     options = {"crystal": shells.crystal, "weights": weights}
     # A few steps tell the candidates apart; only the best goes on to the top.
     matrices, scores = climb(window, spectrum, starts, steps=4, **options)
-    best = np.argmax(scores, keepdims=True)
+    best = np.argmax(_evidence(window, spectrum, matrices, shells.crystal, weights), keepdims=True)
     options["weights"] = weights[best]
     matrices, scores = climb(window, spectrum, matrices[best], **options)
     scale = float(np.cbrt(np.linalg.det(matrices[0])))
