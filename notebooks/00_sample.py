@@ -94,9 +94,10 @@ if is_twin:
 # %% [markdown]
 # Asked for and made, over the whole dots. Planarity is scaled to be exact in each layer. **Not everything
 # can hold at once.** What gives way is the mean misorientation to the perfect lattice (a roll of 8.4°
-# alone makes 2.5°, and the out-of-plane spread of 11.3° needs scatter on top of it), and by a little the
+# alone makes 2.5°, and the out-of-plane spread of 11.3° needs scatter on top of it), and the
 # correlation of neighbours' displacements, which planarity and the out-of-plane spread of the
-# superlattice determine between them. Layers of few dots leave room for less.
+# superlattice determine between them. Layers of few dots leave room for less, and vacancies come in whole
+# numbers. What gave way here is no failure of the analysis later: the report compares with what was *made*.
 
 # %%
 order = structure.order_table(built) if is_twin else pd.DataFrame(columns=["name", "index", "asked", "made", "unit"])
@@ -245,7 +246,8 @@ if ready.source == "tilt_series":
 
 # %% [markdown]
 # **Is the atomic lattice there?** Spots in the Fourier transform of one projection lie on the rings of PbSe where
-# the beam ran along lattice planes. Without a `material` there are no rings to draw.
+# the beam ran along lattice planes. Fainter spots off the rings are cuts through the streaks that the facets of a
+# crystal of 5 nm draw out of each reflection. Without a `material` there are no rings to draw.
 
 # %%
 if ready.source == "tilt_series":

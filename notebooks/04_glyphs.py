@@ -24,7 +24,7 @@
 # to lay a 3D scene exactly over a section of a tomogram.
 #
 # **You need** what step 02 left (centres, cell; necks where there are images) and, where the lattice
-# was measured, the orientations of 03. **It takes** about twenty seconds.
+# was measured, the orientations of 03. **It takes** twenty to forty seconds, most of it for the pictures.
 
 # %%
 import numpy as np
@@ -215,7 +215,7 @@ results.write_json(
 # %% [markdown]
 # ## The scene
 #
-# Cuboids whose faces are the (100) planes of each dot, coloured by their angle to $R_\mathrm{mono}$; sticks as thick
+# Cuboids whose faces are the {100} planes of each dot, coloured by their angle to $R_\mathrm{mono}$; sticks as thick
 # as the necks. Both are drawn smaller than life, cubes at three quarters and sticks at half, so that one
 # sees between them.
 
@@ -247,7 +247,8 @@ results.save_figure(fig, run_dir, "fig_2a", plotted)
 # tilted film is cut along its own plane, through the mean of its dots.
 #
 # **Fig. 2b.** The bottom layer and the middle one from above. Does every cube sit on a bright body? Do its
-# sides follow the lattice fringes?
+# sides follow the lattice fringes? Broad stripes in a dot are no density waves: a section that is nearly parallel
+# to a set of atomic planes runs through them here and between them there.
 
 # %%
 volume, voxel_nm = None, None
@@ -315,7 +316,8 @@ print(f"{lost:.3f} of {mono.overlap_fraction:.3f}")
 # %% tags=["solution"]
 turned = lattice.axis_angle(lattice.film_normal(cell), np.deg2rad(5.0)) @ mono.R
 before, after = mono.overlap, cofacial.cofacial_overlap(turned, cell, facet_nm=facet)
-# A and B lie in the film: turning about its normal slides their facets past one another; C's only spin in place.
+# A and B lie in the film: turning about its normal slides their facets past one another, and the pair that stood
+# squarest loses most; the other may even gain, as this turn may undo its offset. C's facets only spin in place.
 pd.DataFrame({"pair": list("ABC"), "before": before, "after": after}).round(3)
 
 # %% [markdown]
@@ -334,4 +336,4 @@ values = [
 results.record(run_dir, "04_glyphs", values)
 
 # %% [markdown]
-# **Next:** 05 turns the picture into numbers: planarity, necks and orientation, layer by layer.
+# **Next:** [05_mesoscale](05_mesoscale.ipynb) turns the picture into numbers: planarity, necks and orientation, layer by layer.

@@ -103,7 +103,8 @@ print(f"{blocks.max() + 1} columns, {np.bincount(blocks).mean():.1f} dots each")
 #
 # In each layer the plane $h = p + q\,x + r\,y$ is fitted and removed. A Gaussian is fitted to what
 # remains, by maximum likelihood, so that no bins are chosen. The error of the heights themselves
-# is removed in quadrature:
+# is removed in quadrature, as far as the half sets see it; the errors that both halves share (notebook 02)
+# stay in the width:
 #
 # $$ \mathrm{FWHM}^2 = 8\ln 2\,\Big(\frac{\sum_i h_i^2}{N-3} - \langle\sigma_h^2\rangle\Big). $$
 
@@ -146,6 +147,8 @@ for number in np.unique(layer):
 fig = analysis_figures.planarity(height_table, widths)
 results.save_figure(fig, run_dir, "fig_2d_planarity", {"heights": height_table, "layers": widths})
 # %% [markdown]
+# Rings: raw widths; where they surround the dots, noise adds next to nothing. Diamonds: without the dots at the edge.
+#
 # Another choice: the line through the probability plot of the heights, which a few outliers do not
 # move. Where it is much narrower than the maximum-likelihood width, a layer has stragglers.
 
@@ -241,7 +244,7 @@ spread_table.round(2)
 
 # %% [markdown]
 # Is the order of the atomic lattices better than that of the positions, and better within a layer than over
-# all? Both ratios are below one if so. Their denominators and numerators are free of noise.
+# all? Both ratios are below one if so. The noise that the half sets see is off numerator and denominator.
 
 # %%
 al_to_sl = mesoscale.spread_ratio(spread["AL"], spread["SL"])
@@ -295,7 +298,8 @@ pd.DataFrame(vacancy).T[["n_marked", "low_90", "high_90", "margin", "verdict"]]
 # %% [markdown]
 # ## Exercises
 #
-# 1. How much too narrow would the interval of the planarity be, were every dot its own block?
+# 1. How much too narrow would the interval of the planarity be, were every dot its own block? (In a slim needle there
+#    are few columns, and the answer scatters about its mean from layer to layer.)
 
 # %% tags=["solution"]
 single = mesoscale.layer_widths(

@@ -159,10 +159,10 @@ twist_table.round(3)
 # %%
 same = entropy.entropy(np.broadcast_to(np.eye(3), (50, 3, 3)))
 two = entropy.entropy(np.concatenate([np.tile(np.eye(3), (50, 1, 1)), np.tile(np.diag([1.0, -1, -1]), (50, 1, 1))]))
-print(f"all alike: {same:.3f};  two grains turned by 180°, tr/3 = −1/3: {two:.3f} = −(2/3)ln(2/3) − (1/3)ln(1/3)")
+print(f"all alike: {abs(same):.3f};  two grains turned by 180°, tr/3 = −1/3: {two:.3f} = −(2/3)ln(2/3) − (1/3)ln(1/3)")
 
 # %% [markdown]
-# A larger layer has a larger entropy, so the same number of dots is drawn from each; noise is removed from the
+# A larger layer has, on average, a larger entropy, so the same number of dots is drawn from each; noise is removed from the
 # moment itself, part by part, before its eigenvalues are taken.
 
 # %%

@@ -129,7 +129,7 @@ pd.DataFrame({"R_mono fixed": fixed["mean"].as_result(), "R_mono uncertain": mis
 
 # %% [markdown]
 # And from two references that know nothing of facets: the rotation nearest to the directions of A, B and C (polar), and
-# the mean of the dots themselves, from which no dot can be far.
+# the mean of the dots themselves, about which their scatter is smallest.
 
 # %%
 references = {"R_mono": mono, "polar": np.array(mono_file["polar"], float)}
@@ -172,7 +172,8 @@ layers[["layer", "n", *names]].round(3)
 fig = analysis_figures.trapping(table, layers)
 results.save_figure(fig, run_dir, "fig_5_trapping", {"dots": table, "layers": layers})
 # %% [markdown]
-# Without the dots at the edge:
+# (a) Every dot, and the raw mean of its layer with its 95 % interval. (b) Displacements of all dots. (c) Their sd in each
+# layer, the noise that the half sets see taken off. Without the dots at the edge:
 
 # %%
 layers[["layer", *[f"{name}_inner" for name in names]]].round(3)

@@ -24,7 +24,7 @@
 # twin proves the method and not the physics.
 #
 # **You need** a run folder in which some of the steps 00–07 have run. What is missing is named, not
-# invented. **It takes** about ten seconds.
+# invented. **It takes** ten to twenty seconds.
 
 # %%
 import pandas as pd
@@ -115,7 +115,8 @@ error_table
 # ## How the errors are spread
 #
 # A median hides the tail. Look for a second hump: it would be dots found in the wrong place, or
-# lattices indexed wrongly.
+# lattices indexed wrongly. Drawn are the whole dots, up to their 99th percentile; cut dots are worse. Compare with the
+# σ of the half sets: what is beyond it is systematic.
 
 # %%
 if len(matched):
@@ -126,7 +127,8 @@ if len(matched):
 # ## Verdicts
 #
 # *Supports*: the 95 % interval holds the stated value. *Contradicts*: it excludes it. *Cannot tell*:
-# there is no interval, or it also holds the value that would mean "no effect".
+# there is no interval, or it also holds the value that would mean "no effect". Where a twin contradicts the paper and
+# yet agrees with its own truth, notebook 00 tells what gave way when it was made.
 
 # %%
 compared = verdicts.compared_rows(rows, paper, truth)
@@ -142,8 +144,8 @@ assert verdicts.verdict([0.8, 1.2], {"value": 2.0}) == "contradicts"
 assert verdicts.verdict([0.8, 1.2], {"value": 1.0, "null": 0.9}) == "cannot_tell"
 
 # %% [markdown]
-# The same at a glance: each value divided by the paper's. A value that has no counterpart in the
-# paper is left out.
+# The same at a glance: each value divided by the paper's, from 0 to 2; intervals may run on beyond. A value that has
+# no counterpart in the paper is left out. The number of dots is that of this needle, not of the paper's.
 
 # %%
 fig = report_figures.stated_and_measured(compared)
