@@ -246,8 +246,8 @@ if ready.source == "tilt_series":
 
 # %% [markdown]
 # **Is the atomic lattice there?** Spots in the Fourier transform of one projection lie on the rings of PbSe where
-# the beam ran along lattice planes. Fainter spots off the rings are cuts through the streaks that the facets of a
-# crystal of 5 nm draw out of each reflection. Without a `material` there are no rings to draw.
+# the beam ran along lattice planes; spots outside the last ring belong to finer planes, {311} first. Faint spots off
+# the rings are cuts through the streaks that the facets of so small a crystal draw out of each reflection. Without a `material` there are no rings to draw.
 
 # %%
 if ready.source == "tilt_series":

@@ -252,8 +252,8 @@ lines.round(4) if no_lattice is None else no_lattice
 # no line; above 5 it counts as visible. The resolution, as the paper states it, is the finest visible
 # spacing, in a bracket with the first one that is not. The paper sees {220} and misses {311}. Where {311} is seen, as
 # it may be on a twin, there is no bracket, for no finer line is tried; a model microscope knows no beam damage,
-# contamination or scan distortion, so its resolution is no measure of the paper's. A line says that fringes are there; that they lie where
-# the atoms were takes a good alignment, which the next measure tests.
+# contamination or scan distortion, so its resolution is no measure of the paper's. A line says that fringes are there;
+# that they lie where the atoms were takes a good alignment, which the next measure tests.
 #
 # **Fig. 1e** of the paper: one dot with its fringes, and the lines beside the simulated ones.
 

@@ -155,9 +155,9 @@ print(f"{whole.sum()} of {len(found)} dots are at least 90 % there" if image is 
 # difference says little about that dot.
 #
 # **This σ is only the noise, and too small for the error.** What both halves share cancels in the difference: the pull
-# of necks and neighbours, the scatter of shape and size, the errors of the alignment. On the twin `small` the
-# distance to the true centres is some ten times σ (notebook 08). Where later notebooks take "noise" off a width, they
-# take off this σ alone, and the shared error stays in.
+# of necks and neighbours, the scatter of shape and size, and what both alignments have in common. On the twin
+# `small` the distance to the true centres is some ten times σ (notebook 08). Where later notebooks take "noise" off
+# a width, they take off this σ alone, and the shared error stays in.
 
 # %%
 halves, differences = (), pd.DataFrame(columns=["dx_nm", "dy_nm", "dz_nm"], dtype=float)
@@ -224,7 +224,7 @@ steps = superlattice.neighbour_vectors(index, xyz[rows])
 ends = {axis: steps[np.isfinite(steps[:, n, 0]), n] for n, axis in enumerate("ABC")}
 fig = mapping_figures.neighbour_vectors(ends, {axis: np.array(main[axis]) for axis in "ABC"})
 drawn = pd.concat([pd.DataFrame(v, columns=dot_table.POSITION).assign(axis=a) for a, v in ends.items()])
-results.save_figure(fig, run_dir, "neighbour_vectors", drawn)
+saved = results.save_figure(fig, run_dir, "neighbour_vectors", drawn)
 
 # %% [markdown]
 # ## Necks

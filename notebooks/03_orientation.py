@@ -197,8 +197,8 @@ print(why_not or f"{accepted.sum()} of {len(table)} dots show their lattice")
 # all turns together: $\sigma^2 = e^{b_0} \mathrm{SNR}^{b_1}$. A turn common to all dots is the halves' own
 # alignment, and taken out.
 #
-# What both halves share is not in this σ, as for the centres: wrong tilt angles, and what neighbours leak into the
-# window. On the other hand each half samples only every other direction, which makes the two differ by more than
+# What both halves share is not in this σ, as for the centres: a scale of tilts that is wrong throughout, and what
+# neighbours leak into the window. On the other hand each half samples only every other direction, which makes the two differ by more than
 # noise. On the twin `small` the second outweighs the first (notebook 08): σ is rather too large there.
 
 # %%

@@ -163,7 +163,7 @@ table_s3.round(2)
 # %%
 profile = cofacial.overlap_profile(mono, cell)
 fig = cofacial_figures.optimum_figure(profile, table_s3, tolerance=tolerance)
-results.save_figure(fig, run_dir, "fig_s4_cofacial", {"profile": profile, "table_s3": table_s3})
+saved = results.save_figure(fig, run_dir, "fig_s4_cofacial", {"profile": profile, "table_s3": table_s3})
 
 # %% [markdown]
 # ## The measured orientations beside it
@@ -190,13 +190,13 @@ blocks = statistics.column_blocks(in_plane_nm, spacing_nm=float(np.linalg.norm(c
 rng = np.random.default_rng(seed)
 mono_vs_mean, nearest_deg = cofacial.angle_to_mean(R, mono, blocks, n_resamples=n_resamples, rng=rng)
 print(f"mean orientation to R_mono {mono_vs_mean.value:.2f}°, to the nearest near-optimum one {nearest_deg:.2f}°")
-mono_vs_mean
+pd.Series(mono_vs_mean.as_result(), name="mean to R_mono (°)", dtype=object).to_frame()
 
 # %% [markdown]
 # `mono.json` hands $R_\mathrm{mono}$ and its set to the steps that follow.
 
 # %%
-results.write_json(
+saved = results.write_json(
     run_dir,
     "mono.json",
     {
@@ -238,7 +238,7 @@ if not measured.any():
 shown = dots[["qd", "x_nm", "y_nm", "z_nm", "layer"]].assign(misorientation_deg=misorientation_deg)
 plotted = {"dots": shown, "necks": pairs[["qd_1", "qd_2", "axis", "diameter_nm"]]}
 fig, _ = glyph_figures.exploded_figure(scene, renderer=drawn_by)
-results.save_figure(fig, run_dir, "fig_2a", plotted)
+saved = results.save_figure(fig, run_dir, "fig_2a", plotted)
 
 # %% [markdown]
 # ## Over the tomogram
@@ -254,14 +254,16 @@ results.save_figure(fig, run_dir, "fig_2a", plotted)
 volume, voxel_nm = None, None
 if results.exists(run_dir, "tomogram.ome.zarr"):
     tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
-    volume, voxel_nm = tomogram.data, tomogram.voxel_nm
+    # a level of the pyramid coarse enough to show the dots' bodies and not a moiré of their lattices
+    level = int(np.log2(np.linalg.norm(cell, axis=0).min() / 16 / tomogram.voxel_nm))
+    volume, voxel_nm = tomogram.level(int(np.clip(level, 0, len(tomogram.levels) - 1)))
 if volume is None:
     print("no tomogram: the views are drawn on white")
 layers = np.unique(scene.layers)
 views = [glyph_figures.plan_view(scene, layer) for layer in (layers[0], layers[(len(layers) - 1) // 2])]
 sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in views]
 fig, _ = glyph_figures.overlay_figure(scene, sections, renderer=drawn_by)
-results.save_figure(fig, run_dir, "fig_2b", plotted)
+saved = results.save_figure(fig, run_dir, "fig_2b", plotted)
 
 # %% [markdown]
 # **Fig. 2c.** Two sheets of dots from the side, C1 at the bottom. The sheets with most dots are taken.
@@ -270,7 +272,7 @@ results.save_figure(fig, run_dir, "fig_2b", plotted)
 views = [glyph_figures.side_view(scene, axis) for axis in "AB"]
 sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in views]
 fig, _ = glyph_figures.overlay_figure(scene, sections, renderer=drawn_by)
-results.save_figure(fig, run_dir, "fig_2c", plotted)
+saved = results.save_figure(fig, run_dir, "fig_2c", plotted)
 
 # %% [markdown]
 # ## Open it elsewhere
@@ -336,4 +338,5 @@ values = [
 results.record(run_dir, "04_glyphs", values)
 
 # %% [markdown]
-# **Next:** [05_mesoscale](05_mesoscale.ipynb) turns the picture into numbers: planarity, necks and orientation, layer by layer.
+# **Next:** [05_mesoscale](05_mesoscale.ipynb) turns the picture into numbers: planarity, necks and orientation,
+# layer by layer.

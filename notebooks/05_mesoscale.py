@@ -145,7 +145,7 @@ for number in np.unique(layer):
     rows = layer == number
     height_table.loc[rows, "height_nm"] = film[rows, 2] - mesoscale.plane_values(film[rows, 2], film[rows, :2])
 fig = analysis_figures.planarity(height_table, widths)
-results.save_figure(fig, run_dir, "fig_2d_planarity", {"heights": height_table, "layers": widths})
+saved = results.save_figure(fig, run_dir, "fig_2d_planarity", {"heights": height_table, "layers": widths})
 # %% [markdown]
 # Rings: raw widths; where they surround the dots, noise adds next to nothing. Diamonds: without the dots at the edge.
 #
@@ -178,7 +178,7 @@ planes = pd.concat(
     ]
 )
 fig = analysis_figures.plane_widths(planes)
-results.save_figure(fig, run_dir, "fig_s12_plane_widths", planes)
+saved = results.save_figure(fig, run_dir, "fig_s12_plane_widths", planes)
 # %%
 plane_slopes = {
     name: statistics.weighted_slope(own["layer"], own["fwhm_raw_nm"], own["fwhm_raw_nm_sigma"])
@@ -201,7 +201,7 @@ neck_layers.round(3).head(8)
 
 # %%
 fig = analysis_figures.neck_diameters(neck_layers)
-results.save_figure(fig, run_dir, "fig_2e_necks", neck_layers)
+saved = results.save_figure(fig, run_dir, "fig_2e_necks", neck_layers)
 # %% [markdown]
 # The paper finds even diameters from C1 to C6 and thinner necks above. A straight line, each direction
 # about its own mean, over the lower and over the upper layers:
@@ -226,7 +226,7 @@ tables = {
 }
 directions = pd.concat([table.assign(kind=kind) for kind, table in tables.items()], ignore_index=True)
 fig = analysis_figures.orientation_spread(directions)
-results.save_figure(fig, run_dir, "fig_3_spread", directions)
+saved = results.save_figure(fig, run_dir, "fig_3_spread", directions)
 # %% [markdown]
 # Errors of measurement widen both. A rotation error of σ (rms) gives each angle σ/√3; an error of the two
 # centres of a pair gives √2 σ/d. Their widths are taken off in quadrature, which is exact for Gaussians.

@@ -162,8 +162,8 @@ two = entropy.entropy(np.concatenate([np.tile(np.eye(3), (50, 1, 1)), np.tile(np
 print(f"all alike: {abs(same):.3f};  two grains turned by 180°, tr/3 = −1/3: {two:.3f} = −(2/3)ln(2/3) − (1/3)ln(1/3)")
 
 # %% [markdown]
-# A larger layer has, on average, a larger entropy, so the same number of dots is drawn from each; noise is removed from the
-# moment itself, part by part, before its eigenvalues are taken.
+# A larger layer has, on average, a larger entropy, so the same number of dots is drawn from each; noise is removed
+# from the moment itself, part by part, before its eigenvalues are taken.
 
 # %%
 disorder = entropy.layer_disorder(pairs, rotations, dots, frame=frame, blocks=blocks, **options)
@@ -245,7 +245,7 @@ marked = pd.DataFrame(
 
 # %%
 fig = analysis_figures.neighbours(plotted, disorder, marked, twist_table)
-results.save_figure(
+saved = results.save_figure(
     fig, run_dir, "fig_4_neighbours", {"pairs": plotted, "layers": disorder, "axes": marked, "twist": twist_table}
 )
 # %% [markdown]

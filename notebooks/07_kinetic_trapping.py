@@ -170,7 +170,7 @@ layers[["layer", "n", *names]].round(3)
 
 # %%
 fig = analysis_figures.trapping(table, layers)
-results.save_figure(fig, run_dir, "fig_5_trapping", {"dots": table, "layers": layers})
+saved = results.save_figure(fig, run_dir, "fig_5_trapping", {"dots": table, "layers": layers})
 # %% [markdown]
 # (a) Every dot, and the raw mean of its layer with its 95 % interval. (b) Displacements of all dots. (c) Their sd in each
 # layer, the noise that the half sets see taken off. Without the dots at the edge:

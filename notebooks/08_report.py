@@ -149,7 +149,7 @@ assert verdicts.verdict([0.8, 1.2], {"value": 1.0, "null": 0.9}) == "cannot_tell
 
 # %%
 fig = report_figures.stated_and_measured(compared)
-results.save_figure(fig, run_dir, "paper_and_truth", pd.DataFrame(compared))
+saved = results.save_figure(fig, run_dir, "paper_and_truth", pd.DataFrame(compared))
 
 # %% [markdown]
 # ## Exercises
