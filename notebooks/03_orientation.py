@@ -278,7 +278,7 @@ if possible:
         ).lattice_snr[0]
         for w in trial
     }
-    print(snr_of)  # larger windows gain until they reach into the neighbours
+    print({width: round(float(snr)) for width, snr in snr_of.items()})  # larger windows gain until they reach into the neighbours
 
 # %% tags=["solution"]
 if possible:

@@ -141,7 +141,8 @@ print(f"polar rotation of the cell: {from_polar_deg:.1f}° away")
 # %% [markdown]
 # ## Other facets, other cells
 #
-# Another choice of facet moves the optimum. A larger facet overlaps more and cares less.
+# Does another choice of facet move the optimum (`from_reference_deg`)? Often it does not: the overlap has kinks where
+# an offset is zero, and the optimum sits where three of them meet. A larger facet overlaps more and cares less.
 
 # %%
 facets_nm = {"used": facet, "diameter": diameter_nm, "touching cubes": np.linalg.norm(cell, axis=0).min()}

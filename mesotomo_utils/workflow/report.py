@@ -230,8 +230,9 @@ def write_report(
 
 
 def figure_paths(run_dir: str | Path) -> list[Path]:
-    """PNG figures of the run, in the order of their names."""
-    return sorted((Path(run_dir) / "figures").glob("*.png"))
+    """PNG figures of the run: those of the paper first, then the others, by name."""
+    found = (Path(run_dir) / "figures").glob("*.png")
+    return sorted(found, key=lambda path: (not path.name.startswith("fig"), path.name))
 
 
 def html_page(title: str, notes: Sequence[str], tables: Mapping[str, pd.DataFrame], figures: Sequence[Path]) -> str:
