@@ -148,8 +148,9 @@ assert verdicts.verdict([0.8, 1.2], {"value": 1.0, "null": 0.9}) == "cannot_tell
 # no counterpart in the paper is left out. The number of dots is that of this needle, not of the paper's.
 
 # %%
-fig = report_figures.stated_and_measured(compared)
-saved = results.save_figure(fig, run_dir, "paper_and_truth", pd.DataFrame(compared))
+if any(isinstance(row["paper"], int | float) for row in compared):
+    fig = report_figures.stated_and_measured(compared)
+    saved = results.save_figure(fig, run_dir, "paper_and_truth", pd.DataFrame(compared))
 
 # %% [markdown]
 # ## Exercises

@@ -146,7 +146,7 @@ def check_command(
     failed = [check.name for check in checks if not check.ok]
     if failed:
         raise _fail(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}", EXIT_FAILED)
-    typer.echo(f"all {len(checks)} checks hold")
+    typer.echo(f"all {len(checks)} checks hold" if checks else "nothing to check: no truth and no recorded values")
 
 
 @app.command("doctor")
