@@ -46,6 +46,7 @@ figures.use_style()
 sample = "runs/small/input/sample.yaml"  # the sample file of the run
 run_dir = "runs/small"  # the run folder
 device = "auto"  # not used here: whole dots are small, threads on the CPU do them
+whole_lacks = 0.1  # a dot counts as whole if no more than this fraction of its core is missing
 neck_threshold = 0.45  # contour of a neck between the level of its gap and that of the bodies
 n_resamples = 500  # bootstrap draws for each interval
 seed = 2  # of the bootstrap and of the known case
@@ -133,7 +134,7 @@ if image is not None:
 # A dot on the rim is flagged `at_edge` where more than 1.5 % of its core is missing; the core is the mask less 0.06
 # diameters. The flag is liberal on purpose: noise and size alone leave up to 4 % missing deep inside the needle
 # (panel b), so many whole dots on the rim bear it. It says which dots a cautious analysis leaves out, not how many
-# are cut. As *whole* we count dots with at most a tenth of the core missing.
+# are cut. As *whole* we count dots with at most a tenth of the core missing (`whole_lacks`).
 #
 # What is left of a cut dot has its middle further in than the dot had. Where more than 4 % of the core is gone, the
 # inner side of the mean dot is laid over it by robust least squares: that gives the centre before the cut.
@@ -144,8 +145,8 @@ if image is not None:
     results.save_figure(fig, run_dir, "scores", found[["score", "missing", "at_edge"]])
 
 # %%
-whole = found["missing"] <= 0.1 if "missing" in found else pd.Series(True, index=found.index)
-print(f"{whole.sum()} of {len(found)} dots are at least 90 % there" if image is not None else "a table: all count as whole")
+whole = found["missing"] <= whole_lacks if "missing" in found else pd.Series(True, index=found.index)
+print(f"{whole.sum()} of {len(found)} dots are at least {1 - whole_lacks:.0%} there" if image is not None else "a table: all count as whole")
 
 # %% [markdown]
 # ## How well a centre is known
@@ -319,7 +320,7 @@ if image is not None:
 # ## What the other notebooks get
 #
 # `qd_count` counts the whole dots, as one would count a sample; `qd_found_count` every pick, cut ones too. The share
-# of point defects is over all sites found, those of cut dots included.
+# of point defects is over whole dots and vacancies: a site on the rim that is empty cannot be told from one cut away.
 
 # %%
 results.write_table(run_dir, "centres.csv", table)
@@ -330,7 +331,7 @@ if description.enters_as == "dots":
     results.write_table(run_dir, "orientations.csv", dot_table.read_orientations(given))
 
 # %%
-share = dot_table.layer_defect_fractions(table, defects)
+share = dot_table.layer_defect_fractions(table[whole.to_numpy()], defects)
 values = [
     results.value("qd_count", int(whole.sum())),
     results.value("qd_found_count", len(table)),
