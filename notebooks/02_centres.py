@@ -146,7 +146,8 @@ if image is not None:
 
 # %%
 whole = found["missing"] <= whole_lacks if "missing" in found else pd.Series(True, index=found.index)
-print(f"{whole.sum()} of {len(found)} dots are at least {1 - whole_lacks:.0%} there" if image is not None else "a table: all count as whole")
+counted = f"at least {100 * (1 - whole_lacks):.0f} % there" if image is not None else "whole: a table does not say"
+print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 
 # %% [markdown]
 # ## How well a centre is known
