@@ -51,7 +51,7 @@ engine = "nufft"  # nufft, astra or tomopy
 iterations = 30  # of sirt and cgls
 comparison_nm = 1.0  # thickness of the central slab that is also reconstructed by SIRT
 window_nm = None  # edge of the windows of the spectra; None: 128 voxels
-probe_fwhm_nm = 0.1  # point spread of the simulated spectrum
+point_spread_nm = 0.1  # point spread of the simulated spectrum
 memory_gb = None  # limit of the working memory; None: 0.6 GB
 
 # %% [markdown]
@@ -264,7 +264,7 @@ if no_lattice is None:
     q, floor = background.q_per_nm.to_numpy(), background.background.to_numpy()
     height = np.interp(lines.q_per_nm[1], q, floor * lines.excess[1])  # of {200}, on which all are laid
     drawn = pd.DataFrame({"q_per_nm": q, "lines": (np.interp(q, spectrum.q_per_nm, spectrum.power) - floor) / height})
-    options = {"probe_fwhm_nm": probe_fwhm_nm}
+    options = {"probe_fwhm_nm": point_spread_nm}
     for column, only in (("both", False), ("cation", True)):
         model = lattice_lines.rocksalt_lines(material.lattice_nm, numbers, cation_only=only, **options)
         curve = lattice_lines.simulated_spectrum(model, q, width_per_nm=1.3 / dot_nm)

@@ -283,6 +283,7 @@ def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.Data
     """
     import matplotlib.pyplot as plt
     from matplotlib.backends.backend_pdf import PdfPages
+    from PIL import Image
 
     path = Path(path)
     temporary = results.scratch(path.parent, path.name)
@@ -303,7 +304,10 @@ def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.Data
             for ax in axes.flat:
                 ax.axis("off")
             for ax, picture in zip(axes.flat, figures[first : first + 6], strict=False):
-                ax.imshow(plt.imread(picture), interpolation="antialiased")
+                with Image.open(picture) as image:
+                    # as many pixels as the page shows; the full figure lies beside the report
+                    image.thumbnail((720, 720))
+                    ax.imshow(image)
                 ax.set_title(picture.stem, fontsize=8)
             page.tight_layout()
             pdf.savefig(page, dpi=200)
