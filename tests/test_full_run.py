@@ -197,3 +197,16 @@ def test_a_run_starts_at_centres(tiny, tmp_path):
     assert [number for number, s in status.items() if s == "skipped"] == ["01", "03"]
     one, other = (pd.read_csv(folder / "centres.csv") for folder in (tiny, tmp_path / "run"))
     assert (one["layer"] == other["layer"]).mean() > 0.99
+
+
+def test_a_notebook_runs_under_plain_papermill(tiny, tmp_path, repository):
+    """After `make notebooks`, without our command."""
+    folder = copied(tiny, tmp_path / "run")
+    notebook = tmp_path / "05_mesoscale.ipynb"
+    source = repository / "notebooks" / "05_mesoscale.py"
+    subprocess.run([sys.executable, "-m", "jupytext", "--to", "ipynb", "-o", notebook, source], check=True)
+    parameters = ["-p", "run_dir", str(folder), "-p", "sample", str(folder / "input" / "sample.yaml")]
+    words = [str(notebook), str(tmp_path / "out.ipynb"), "--cwd", str(repository), *parameters]
+    done = subprocess.run([sys.executable, "-m", "papermill", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same_tables(tiny, folder)
