@@ -170,7 +170,7 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     halves = [templates.body_image(file.data, file.voxel_nm, diameter_nm=diameter_nm) for file in files]
     sigmas, differences = centres.half_set_sigmas(found, *halves, template)
     found = found.assign(**sigmas)
-found[[name for name in dot_table.SIGMA if name in found]].describe().T.round(4)
+found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)  # NaN without halves
 
 # %%
 if halves:

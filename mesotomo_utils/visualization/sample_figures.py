@@ -30,7 +30,7 @@ def images(panels: Sequence[np.ndarray], titles: Sequence[str], pixel_nm: float,
     fig, axes = figures.new_figure(
         1, columns, width_in=figures.DOUBLE_COLUMN, height_in=figures.DOUBLE_COLUMN / columns * aspect + 0.3
     )
-    limits = tuple(np.percentile(np.stack(panels), (0.5, 99.8)))
+    limits = tuple(np.percentile(np.concatenate([panel.ravel() for panel in panels]), (0.5, 99.8)))
     for n, (ax, panel, title) in enumerate(zip(axes[0], panels, titles, strict=True)):
         artist = figures.show_image(ax, panel, pixel_nm=pixel_nm, limits=limits, with_bar=n == 0)
         ax.set_title(title)
