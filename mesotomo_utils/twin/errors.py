@@ -38,8 +38,10 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 
 def _scale_error(measured: np.ndarray, true: np.ndarray) -> float:
     """Relative error of the scale: ratio of the spreads about the centre of mass, less one."""
+    if len(true) < 2:
+        return np.nan
     spread = [np.linalg.norm(points - points.mean(axis=0)) for points in (measured, true)]
-    return float(abs(spread[0] / spread[1] - 1.0)) if len(true) > 1 else np.nan
+    return float(abs(spread[0] / spread[1] - 1.0))
 
 
 def compare_dots(
