@@ -274,6 +274,40 @@ def test_the_hash_of_a_folder_sees_names_and_content(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ stops
 
 
+def test_kernels_started_ahead_are_new_and_none_is_left(bench: Bench) -> None:
+    """A notebook sees no name of the one before it nor of the imports made ahead; the spare kernel ends."""
+    pids = bench.root / "pids"
+    asking = """
+# %%
+names = sorted(set(globals()) & {"kept", "numpy", "pandas", "np", "matplotlib", "seaborn"})
+assert not names, names
+import os
+kept = 1
+with open(PIDS, "a") as stream:
+    print(os.getpid(), file=stream)
+""".replace("PIDS", repr(str(pids)))
+    for step in FEW:
+        file = bench.notebook(step.stem)
+        file.write_text(file.read_text() + asking)
+    assert bench.run(last="02") == ["00_sample", "02_centres"]
+    found = [int(line) for line in pids.read_text().splitlines()]
+    assert len(set(found)) == 2
+    (bench.root / "fail").touch()
+    with pytest.raises(pipeline.StepFailed):
+        bench.run(force=True, first="02")  # 05 was to follow: its kernel waits
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    if children.exists():  # Linux
+        commands = [Path(f"/proc/{pid}/cmdline") for pid in children.read_text().split()]
+        assert not [c for c in commands if c.exists() and b"ipykernel" in c.read_bytes()]
+
+
+def test_a_page_that_a_killed_run_did_not_write_is_written_by_the_next(bench: Bench) -> None:
+    page = bench.run_dir / "notebooks" / "02_centres.html"
+    page.unlink()
+    assert bench.run() == []
+    assert "<html" in page.read_text()
+
+
 def test_a_failure_names_step_and_notebook_and_the_next_run_goes_on(bench: Bench) -> None:
     before = tables(bench.run_dir)
     (bench.root / "fail").touch()

@@ -10,6 +10,7 @@ then climb by Newton steps on the exact transform.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,7 @@ _SIMILARITY = np.concatenate([_GENERATORS, np.eye(3)[None]])
 _LINEAR = np.eye(9).reshape(9, 3, 3)
 
 
+@cache
 def rotation_grid(resolution_deg: float) -> np.ndarray:
     """Even grid of rotations over the fundamental zone of the cube.
 
@@ -45,7 +47,7 @@ def rotation_grid(resolution_deg: float) -> np.ndarray:
 
     Returns
     -------
-    (N, 3, 3) rotations; N is about pi^2 / 3 over the cube of the resolution in radians.
+    (N, 3, 3) rotations, kept and so read-only; N is about pi^2 / 3 over the cube of the resolution in radians.
 
     Notes
     -----
@@ -60,7 +62,9 @@ def rotation_grid(resolution_deg: float) -> np.ndarray:
     q = np.stack([r * np.sin(alpha), r * np.cos(alpha), big_r * np.sin(beta), big_r * np.cos(beta)], axis=1)
     rodrigues = np.abs(q[:, 1:]) / np.maximum(np.abs(q[:, :1]), 1e-12)
     inside = (rodrigues <= np.sqrt(2) - 1).all(axis=1) & (rodrigues.sum(axis=1) <= 1)
-    return lattice.from_quaternions(q[inside])
+    grid = lattice.from_quaternions(q[inside])
+    grid.setflags(write=False)
+    return grid
 
 
 @dataclass(frozen=True)

@@ -85,13 +85,17 @@ def _best_lag(profile: NDArray, reference: NDArray, reach: int) -> tuple[float, 
     """Sub-pixel lag of a profile behind a reference, and the correlation there."""
     n = len(profile)
     lags = np.arange(-reach, reach + 1)
-    score = np.empty(len(lags))
-    for i, lag in enumerate(lags):
-        a = profile[max(0, lag) : n + min(0, lag)]
-        b = reference[max(0, -lag) : n + min(0, -lag)]
-        a, b = a - a.mean(), b - b.mean()
-        norm = np.sqrt((a @ a) * (b @ b))
-        score[i] = a @ b / norm if norm > 0 else 0.0
+    # sums over the overlap at every lag: profile[lag:] on reference[:n - lag], and the other way round
+    starts, counts = np.maximum(0, lags), n - np.abs(lags)
+    mean, power = np.empty((2, len(lags))), np.empty((2, len(lags)))
+    for i, (values, first) in enumerate(((profile, starts), (reference, starts - lags))):
+        for out, sums in ((mean, values), (power, values**2)):
+            total = np.concatenate([[0.0], np.cumsum(sums)])
+            out[i] = total[first + counts] - total[first]
+    product = np.correlate(profile, reference, mode="full")[lags + n - 1]
+    power -= mean**2 / counts
+    norm = np.sqrt(np.maximum(power[0] * power[1], 0.0))
+    score = np.divide(product - mean[0] * mean[1] / counts, norm, out=np.zeros(len(lags)), where=norm > 0)
     best = int(np.argmax(score))
     if not 0 < best < len(lags) - 1:
         return float(lags[best]), float(score[best])

@@ -152,14 +152,13 @@ def refine(
     best: tuple[Pose, NDArray, NDArray] | None = None
     size = 0.0
     for count in range(steps + 1):
-        step, mismatch, misfit = _gauss_newton(
-            images, pose, band, crowther, nominal=nominal_deg, angle_sigma_deg=angle_sigma_deg, device=device
-        )
+        residual = _residual(images, pose, band, crowther, device)
         if best is not None:
-            if _rms(misfit) > (1 - gain) * _rms(best[2]):
+            if _rms(residual.misfit) > (1 - gain) * _rms(best[2]):
                 break
             sizes.append(size)
-        best = pose, mismatch, misfit
+        step, mismatch = _gauss_newton(residual, pose, nominal=nominal_deg, angle_sigma_deg=angle_sigma_deg)
+        best = pose, mismatch, residual.misfit
         size = float(np.sqrt(np.mean(step.shift_z**2 + step.shift_u**2)))
         if size < tolerance or count == steps:
             break
@@ -234,30 +233,49 @@ class _Explained:
         return slices, rest
 
 
-def _gauss_newton(
-    images: NDArray[np.float32],
-    pose: Pose,
-    band: NDArray[np.float32],
-    crowther: float,
-    *,
-    nominal: NDArray[np.float64],
-    angle_sigma_deg: float,
-    device: str,
-) -> tuple[Pose, NDArray, NDArray]:
-    """One step for all parameters; the step, the mismatch of each image, its misfit."""
-    n_t, n_z, n_u = images.shape
+@dataclass(frozen=True)
+class _Residual:
+    """What the object that explains the images best leaves unexplained, in the band that is matched.
+
+    ``data, rest`` are (N, Z, U), ``slices`` the object on the device; ``rows`` those that every image
+    shows, ``misfit`` (N,) is taken over them.
+    """
+
+    data: NDArray[np.float32]
+    slices: NDArray[np.float32]
+    rest: NDArray[np.float32]
+    rows: slice
+    misfit: NDArray[np.float64]
+    explained: _Explained
+
+
+def _residual(
+    images: NDArray[np.float32], pose: Pose, band: NDArray[np.float32], crowther: float, device: str
+) -> _Residual:
+    """Bring the images to a pose and take off what one object explains of them."""
+    n_z, n_u = images.shape[1:]
     aligned = move_images(images, pose.shift_z, pose.shift_u, pose.axis_tilt_deg)
     data = np.stack(map_items(lambda image: fft.irfft2(fft.rfft2(image) * band, s=(n_z, n_u)), list(aligned)))
     explained = _Explained(pose.angle_deg, n_u, crowther, device)
     slices, rest = explained.split(data)
-    ahead = Projector(pose.angle_deg + _ANGLE_STEP_DEG, n_u, device=device, tolerance=_TOLERANCE)
-    turned = to_numpy(ahead.forward(slices))
-
     # rows that a shift or the rotation takes out of some image are no data
     lost = np.abs(pose.shift_z).max() + np.sin(np.deg2rad(abs(pose.axis_tilt_deg))) * n_u / 2
     margin = min(int(np.ceil(lost)) + 2, n_z // 4)
     rows = slice(margin, n_z - margin)
-    n_rows = n_z - 2 * margin
+    energy = np.einsum("tij,tij->t", data[:, rows], data[:, rows])
+    misfit = np.sqrt(np.einsum("tij,tij->t", rest[:, rows], rest[:, rows]) / np.maximum(energy, 1e-30))
+    return _Residual(data, slices, rest, rows, misfit, explained)
+
+
+def _gauss_newton(
+    residual: _Residual, pose: Pose, *, nominal: NDArray[np.float64], angle_sigma_deg: float
+) -> tuple[Pose, NDArray]:
+    """One step for all parameters, and the mismatch of each image."""
+    data, rest, rows, explained = residual.data, residual.rest, residual.rows, residual.explained
+    n_t, n_z, n_u = data.shape
+    projector = Projector(pose.angle_deg + _ANGLE_STEP_DEG, n_u, device=explained.device, tolerance=_TOLERANCE)
+    turned = to_numpy(projector.forward(residual.slices))
+    n_rows = rows.stop - rows.start
     mix = np.eye(n_rows, dtype=np.float32)
     if n_rows > _SKETCHED_ROWS:
         signs = np.random.default_rng(0).choice([-1.0, 1.0], (_SKETCHED_ROWS, n_rows))
@@ -287,10 +305,7 @@ def _gauss_newton(
     departure = np.deg2rad(pose.angle_deg - nominal) * arm
     slow = _slow_angles(pose.angle_deg)
     local, axis, mismatch = _solve(columns, gradient, explained, slow, departure, prior)
-    energy = np.einsum("tij,tij->t", data[:, rows], data[:, rows])
-    misfit = np.sqrt(np.einsum("tij,tij->t", rest[:, rows], rest[:, rows]) / np.maximum(energy, 1e-30))
-    step = Pose(local[:, 0], local[:, 1], np.rad2deg(local[:, 2] / arm), float(np.rad2deg(axis / arm)))
-    return step, mismatch, misfit
+    return Pose(local[:, 0], local[:, 1], np.rad2deg(local[:, 2] / arm), float(np.rad2deg(axis / arm))), mismatch
 
 
 def _slow_angles(angles_deg: NDArray) -> NDArray[np.float64]:

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from mesotomo_utils.visualization import figures, glyphs, slices
 
 UNMEASURED = (0.75, 0.75, 0.75)
+PICTURE_PIXELS = 1200
+"""Width of a rendered picture: half a page in print."""
 THIN_STICK = 0.12
 """Diameter of a stick whose neck was not measured, as a fraction of the edge of a dot."""
 
@@ -191,7 +193,7 @@ def exploded_figure(
     panels = top.subplots(1, 2, width_ratios=[widths[0], widths[1] + room])
     name = ""
     for ax, mesh, extent in zip(panels, meshes, extents, strict=True):
-        picture = glyphs.render(mesh, view, extent_nm=extent, pixels_wide=1600, renderer=renderer)
+        picture = glyphs.render(mesh, view, extent_nm=extent, pixels_wide=PICTURE_PIXELS, renderer=renderer)
         name = picture.renderer
         _paste(ax, picture)
     for ax, (_, _, low, _) in zip(panels, extents, strict=True):
@@ -255,7 +257,7 @@ def overlay_figure(
             ax.set(xlim=(left, right), ylim=(low, high))
             figures.bare(ax)
         picture = glyphs.render(
-            scene.mesh(view.shown), view.frame, extent_nm=view.extent_nm, pixels_wide=1600, renderer=renderer
+            scene.mesh(view.shown), view.frame, extent_nm=view.extent_nm, pixels_wide=PICTURE_PIXELS, renderer=renderer
         )
         name = picture.renderer
         _paste(panels[-1], picture, alpha=1.0 if view.image is None else 0.92)

@@ -7,9 +7,11 @@ import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 KERNEL = "python3"
+IMPORTED_AHEAD = ("numpy", "pandas", "matplotlib.pyplot", "seaborn", "scipy.ndimage", "scipy.spatial")
+"""What nearly every notebook imports: a waiting kernel has it ready."""
 
 
 class NotebookError(ValueError):
@@ -74,19 +76,93 @@ def declared_parameters(file: str | Path) -> dict[str, Any]:
     return found
 
 
-def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, cwd: Path) -> None:
-    """Execute a notebook in a kernel of its own; leave it as ``.ipynb`` and as ``.html``.
+class Kernels:
+    """Kernels for one notebook after another, each started while the notebook before it runs.
+
+    A kernel takes two seconds to start and to import the libraries that every notebook uses; a
+    notebook leaves a core idle for longer than that. No name is left in its namespace.
+
+    Parameters
+    ----------
+    cwd
+        Working directory of the kernels.
+
+    Examples
+    --------
+    ::
+
+        with Kernels(root) as kernels:
+            execute(first, "first.ipynb", {}, kernels=kernels)
+            execute(second, "second.ipynb", {}, kernels=kernels, last=True)
+    """
+
+    def __init__(self, cwd: Path) -> None:
+        self.cwd = cwd
+        self._waiting: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._waiting is not None:
+            asyncio.run(self._waiting.shutdown_kernel(now=True))
+
+    def take(self, *, last: bool) -> Any:
+        """A kernel for a notebook; unless it is the last one, another is started for the next."""
+        kernel = self._waiting or self._start()
+        self._waiting = None if last else self._start()
+        return kernel
+
+    def _start(self) -> Any:
+        from jupyter_client.manager import AsyncKernelManager
+
+        # a notebook draws inline, whatever backend the shell has chosen
+        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+        os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+        # the kernel of this environment, not one of the same name in the home folder
+        os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+        kernel = AsyncKernelManager(kernel_name=KERNEL)
+        arguments = [
+            "--IPKernelApp.log_level=40",
+            "--HistoryManager.hist_file=:memory:",
+            # figures are laid out to their edges: cropping them would draw each once more
+            "--InlineBackend.print_figure_kwargs={'bbox_inches': None}",
+            f"--IPKernelApp.exec_lines={[f'__import__({name!r});' for name in IMPORTED_AHEAD]}",
+        ]
+        asyncio.run(kernel.start_kernel(extra_arguments=arguments, cwd=str(self.cwd)))
+        return kernel
+
+
+def _register_engine() -> str:
+    """Papermill's own engine, but for a kernel that is there already; it ends with the notebook."""
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class KernelThere(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, kernel: Any, **_: Any) -> Any:
+            options = {"km": kernel, "kernel_name": kernel_name, "timeout": None, "shutdown_kernel": "immediate"}
+            return PapermillNotebookClient(nb_man, **options).execute(cleanup_kc=True)
+
+    papermill_engines.register("kernel_there", KernelThere)
+    return "kernel_there"
+
+
+def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, kernels: Kernels, last: bool = False) -> None:
+    """Execute a notebook in a kernel of its own and leave it as ``.ipynb``.
 
     Parameters
     ----------
     source
         The notebook in py:percent.
     target
-        The executed ``.ipynb``; the page lies beside it. Both are left when a cell fails, too.
+        The executed ``.ipynb``; it is left when a cell fails, too.
     parameters
         What replaces the defaults of the parameters cell.
-    cwd
-        Working directory of the kernel.
+    kernels
+        Where the kernel comes from.
+    last
+        No other notebook follows.
 
     Raises
     ------
@@ -97,11 +173,6 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, cwd: P
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    # a notebook draws inline, whatever backend the shell has chosen
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    # the kernel of this environment, not one of the same name in the home folder
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
@@ -110,20 +181,19 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, cwd: P
             parameters=dict(parameters),
             kernel_name=KERNEL,
             language="python",
-            cwd=str(cwd),
+            cwd=str(kernels.cwd),
             progress_bar=False,
             log_output=False,
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            engine_name=_register_engine(),
+            kernel=kernels.take(last=last),
         )
     except PapermillExecutionError as error:
-        write_page(target)
         text = " ".join(str(error.evalue).split())
         raise NotebookFailed(f"{error.ename}: {text}" if text else error.ename) from None
     except DeadKernelError:
         raise NotebookFailed("its kernel died; where memory ran out, --memory or a smaller sample helps") from None
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-    write_page(target)
 
 
 def write_page(file: Path) -> Path:

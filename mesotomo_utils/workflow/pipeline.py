@@ -13,6 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -221,7 +222,8 @@ def execute(run: Run, *, force: bool = False, say: Callable[[str], None] = print
         run.run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{run.run_dir}: cannot be written ({error.strerror}); choose another --out") from None
-    with _alone(run.run_dir):
+    # an executed notebook becomes a page while the next one runs
+    with _alone(run.run_dir), ThreadPoolExecutor(1) as pages, notebooks.Kernels(run.root) as kernels:
         for pattern in (".tmp-*", "*/.tmp-*", ".*.partial-*"):
             for left in run.run_dir.glob(pattern):
                 remove(left)  # by a run that was killed
@@ -239,13 +241,21 @@ def execute(run: Run, *, force: bool = False, say: Callable[[str], None] = print
                 entries[step.stem] = {"status": "skipped", "reason": reason}
                 say(f"{step.stem:<22} skipped: {reason}")
             else:
-                _one(run, step, force, hashes, say)
+                _one(run, step, force, hashes, say, pages, kernels)
             _write_manifest(run)
             hashes.save()
     return run.manifest
 
 
-def _one(run: Run, step: Step, force: bool, hashes: Hashes, say: Callable[[str], None]) -> None:
+def _one(
+    run: Run,
+    step: Step,
+    force: bool,
+    hashes: Hashes,
+    say: Callable[[str], None],
+    pages: ThreadPoolExecutor,
+    kernels: notebooks.Kernels,
+) -> None:
     """Run one step, unless it is current."""
     entries, notebook = run.manifest["steps"], run.files[step.stem]
     package = Path(__file__).resolve().parents[2]
@@ -261,24 +271,29 @@ def _one(run: Run, step: Step, force: bool, hashes: Hashes, say: Callable[[str],
     why = why_again(entries.get(step.stem), parameters, inputs, notebook, package, run.run_dir, hashes) or (
         "--force" if force else None
     )
+    target = run.run_dir / "notebooks" / f"{step.stem}.ipynb"
     if why is None:
         say(f"{step.stem:<22} current")
+        if target.exists() and not target.with_suffix(".html").exists():
+            pages.submit(notebooks.write_page, target)  # the run was killed before it was written
         return
     say(f"{step.stem:<22} runs, because {why}" if step.stem in entries else f"{step.stem:<22} runs")
     _clear(run, step.stem)
+    remove(target.with_suffix(".html"))
     entries[step.stem] = entry = {"status": "running", "parameters": parameters}
     _write_manifest(run)
-    target = run.run_dir / "notebooks" / f"{step.stem}.ipynb"
     before = _times(run.run_dir)
     entry |= {"inputs": inputs, "device": run.device[1], "started": datetime.now(UTC).isoformat("T", "seconds")}
     begun = time.perf_counter()
     try:
-        notebooks.execute(notebook, target, parameters, cwd=run.root)
+        notebooks.execute(notebook, target, parameters, kernels=kernels, last=step.stem == run.chosen[-1])
         _check_left(run, step)
     except (notebooks.NotebookFailed, results.MissingInput) as error:
         entry |= {"status": "failed", "error": str(error), "seconds": round(time.perf_counter() - begun, 2)}
         _write_manifest(run)
         raise StepFailed(f"{step.stem} failed: {error}; see {target}") from None
+    finally:
+        pages.submit(notebooks.write_page, target)
     facts = results.read_json(run.run_dir, f"results/kernel/{step.stem}.json")
     entry |= {
         "status": "done",

@@ -301,15 +301,15 @@ def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.Data
             plt.close(page)
         for first in range(0, len(figures), 6):
             page, axes = plt.subplots(2, 3, figsize=(11.7, 8.3), squeeze=False)
+            page.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.95, wspace=0.04, hspace=0.08)
             for ax in axes.flat:
                 ax.axis("off")
             for ax, picture in zip(axes.flat, figures[first : first + 6], strict=False):
                 with Image.open(picture) as image:
                     # as many pixels as the page shows; the full figure lies beside the report
-                    image.thumbnail((720, 720))
+                    image.thumbnail((720, 720), reducing_gap=2.0)
                     ax.imshow(image)
                 ax.set_title(picture.stem, fontsize=8)
-            page.tight_layout()
             pdf.savefig(page, dpi=200)
             plt.close(page)
     return results.publish(temporary, path)

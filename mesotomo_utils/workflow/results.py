@@ -30,6 +30,7 @@ __all__ = [
 
 FLOAT_FORMAT = "%.9g"
 FIGURE_DPI = 250
+SCREEN_DPI = 120
 
 QDS_COLUMNS = (
     *("qd", "x_nm", "y_nm", "z_nm", "sigma_x_nm", "sigma_y_nm", "sigma_z_nm"),
@@ -341,12 +342,12 @@ def save_figure(
     name: str,
     data: pd.DataFrame | Mapping[str, pd.DataFrame],
 ) -> Path:
-    """Save a figure as PNG and SVG together with the numbers it plots.
+    """Save a figure as PNG and SVG together with the numbers it plots; a notebook shows the PNG.
 
     Parameters
     ----------
     fig
-        The figure; it stays open.
+        The figure. A notebook closes it, for what it shows is the file that was saved.
     run_dir
         The run folder; the files go to ``figures/``.
     name
@@ -373,9 +374,26 @@ def save_figure(
         for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {})):
             temporary = scratch(base.parent, base.name + suffix)
             fig.savefig(temporary, dpi=FIGURE_DPI, **options)
+            # one layout serves every file and the notebook's picture; it costs as much as the drawing
+            fig.set_layout_engine("none")
             publish(temporary, base.parent / (base.name + suffix))
     _save_plotted(base, data)
-    return base.parent / f"{base.name}.png"
+    picture = base.parent / f"{base.name}.png"
+    _show(fig, picture)
+    return picture
+
+
+def _show(fig: Figure, picture: Path) -> None:
+    """Show a saved figure in a notebook, instead of drawing it once more."""
+    from IPython import get_ipython
+
+    if get_ipython() is None:
+        return
+    import matplotlib.pyplot as plt
+    from IPython.display import Image, display
+
+    plt.close(fig)
+    display(Image(picture, width=round(fig.get_figwidth() * SCREEN_DPI)))
 
 
 def save_picture(
