@@ -91,8 +91,8 @@ if has_series:
 # Nothing outside the images says where each one lies. Three facts about one rigid object do: the mass in each
 # row does not change with the tilt, which gives the shifts along z; the centre of mass moves on a
 # sinusoid, which gives them along u; and a tomogram of all images must reproduce each image, which refines both and
-# the tilt of the axis. The angles stay at their nominal values unless the images demand otherwise: a change counts
-# only if it lowers the misfit of the reprojections by half a per cent.
+# the tilt of the axis and tells by how much each angle is off. Slow patterns of the angles, such as a scale of the
+# goniometer, are hardly told: a distorted object explains them almost as well, so they stay near nominal.
 
 # %%
 if has_series:
@@ -108,10 +108,9 @@ if has_series:
     results.save_figure(fig, run_dir, "alignment", drawn)
 
 # %% [markdown]
-# The shifts (a) are observed minus ideal position: the stage's drift with the scatter of each image on top. Angles (b)
-# that are all zero say that no change of them made the images fit better by half a per cent. They do not say that the
-# goniometer was exact: an error of 0.1° moves the surface of a needle of 30 nm by 0.03 nm, less than a pixel. The
-# residual (c) is how far each image, matched alone, lies from the reprojection of the others. Red lines mark images
+# The shifts (a) are observed minus ideal position: the stage's drift with the scatter of each image on top. The angles
+# (b) are refined minus nominal ones: an error of 0.1° moves the surface of a needle of 30 nm by 0.03 nm, less than a
+# pixel, but every image sees it in all that lies off the axis. The residual (c) is how far each image, matched alone, lies from the reprojection of the others. Red lines mark images
 # that were left out.
 
 # %%

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.signal import resample_poly
 
+from mesotomo_utils.distribute import map_items
 from mesotomo_utils.tomography import alignment_coarse as coarse
 from mesotomo_utils.tomography.alignment_fine import Fit, Pose, refine
 from mesotomo_utils.tomography.alignment_geometry import RigidMotion, move_images, remove_rigid_motion
@@ -26,8 +28,10 @@ log = logging.getLogger(__name__)
 _FEWEST_TILTS = 8
 _COARSE_PIXELS = 160
 """Size to which images are binned for the coarse alignment, pixels."""
-_STEPS = (6, 4)
-"""Most Gauss–Newton steps on the coarse and on the fine level."""
+_STEPS = 6
+"""Most Gauss–Newton steps."""
+_TOLERANCE = 0.02
+"""Steps end when they move the images by less than this, pixels."""
 _MISFIT_LIMIT = 8.0
 """Misfit above the other images', in robust standard deviations, from which an image is an outlier."""
 
@@ -99,11 +103,11 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     1. The darker border of an image is its background.
     2. Mass profile for z, centre of mass for u (:mod:`.alignment_coarse`). Images of another mass
        or profile are outliers.
-    3. Reprojection on two levels of binning (:mod:`.alignment_fine`). The finer one has as many pixels
-       along u as Crowther's limit asks: finer detail across the axis is not shared by images. A step
-       counts only if it lowers the misfit by half a per cent. For a needle that lies wholly within the
-       field the moments are already as good as the noise allows and reprojection confirms them.
-    4. An image that still fits far worse than the others is left out and the fine level repeated.
+    3. Reprojection (:mod:`.alignment_fine`), on images low-passed and thinned out to what Crowther's limit
+       asks for: finer detail across the axis is not shared by images. It refines shifts, axis tilt and angles
+       together. For a needle that lies wholly within the field, which shows in a constant mass, the shifts
+       are held near those of step 2, which are as good as the noise allows.
+    4. An image that still fits far worse than the others is left out and step 3 repeated.
     5. What no series can tell is fixed by convention: mean shift along z zero, no cosine or sine of the
        tilt in the shift along u, mean of the angle errors zero. Errors of the angle
        that go as cos 2t and sin 2t are left at zero: a stretched object explains them almost as well.
@@ -116,23 +120,18 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
         used &= ~odd
         _check_count(series, used)
         pose, _ = _coarse(images[used], series.angles_deg[used])
-    fine_bin = _fine_bin(images.shape[1:], series.angles_deg)
-    notes = []
-    for factor, steps in ((2 * fine_bin, _STEPS[0]), (fine_bin, _STEPS[1])):
-        fit = _level(images[used], pose, factor, steps, device, series.angles_deg[used])
-        bad = _misfits(fit.misfit, series.angles_deg[used])
-        if bad.any():
-            used[np.flatnonzero(used)[bad]] = False
-            _check_count(series, used)
-            fit = _level(images[used], _select(fit.pose, ~bad), factor, steps, device, series.angles_deg[used])
-        pose = fit.pose
-        misfit = float(np.sqrt(np.mean(fit.misfit**2)))
-        notes.append(f"bin {factor}: {len(fit.rms_steps)} steps, misfit {misfit:.4f}")
-        if progress:
-            print(f"alignment, {notes[-1]}")
-        if not fit.rms_steps:
-            break  # the moments were exact to the noise: finer images have nothing to add
-    return _alignment(series, fit, used, "; ".join(notes))
+    known, sigma = replace(pose, angle_deg=series.angles_deg[used]), coarse.moment_sigma(images[used])
+    factor = _fine_bin(images.shape[1:], series.angles_deg)
+    fit = _refined(images[used], pose, factor, device, known, sigma)
+    bad = _misfits(fit.misfit, series.angles_deg[used])
+    if bad.any():
+        used[np.flatnonzero(used)[bad]] = False
+        _check_count(series, used)
+        fit = _refined(images[used], _select(fit.pose, ~bad), factor, device, _select(known, ~bad), sigma)
+    engine = f"bin {factor}: {len(fit.rms_steps)} steps, misfit {np.sqrt(np.mean(fit.misfit**2)):.4f}"
+    if progress:
+        print(f"alignment, {engine}")
+    return _alignment(series, fit, used, engine)
 
 
 def apply_alignment(series: TiltSeries, alignment: Alignment, *, progress: bool = False) -> TiltSeries:
@@ -305,29 +304,48 @@ def _coarse(images: NDArray[np.float32], angles_deg: NDArray) -> tuple[Pose, NDA
     return Pose(shift_z * factor + z0, shift_u * factor + u0, angles_deg.copy(), tilt), odd
 
 
-def _level(images: NDArray[np.float32], pose: Pose, factor: int, steps: int, device: str, nominal: NDArray) -> Fit:
-    """Refine on images binned by a factor; pose in and out in full pixels."""
+def _refined(
+    images: NDArray[np.float32], pose: Pose, factor: int, device: str, known: Pose, sigma: float
+) -> Fit:
+    """Refine on images binned by a factor; poses and sigma in full pixels."""
     small, (z0, u0) = _bin(images, factor)
-    start = replace(pose, shift_z=(pose.shift_z - z0) / factor, shift_u=(pose.shift_u - u0) / factor)
-    fit = refine(small, start, nominal, steps=steps, tolerance=0.05 / factor, device=device)
+
+    def binned(full: Pose) -> Pose:
+        return replace(full, shift_z=(full.shift_z - z0) / factor, shift_u=(full.shift_u - u0) / factor)
+
+    options = {"steps": _STEPS, "shift_sigma": sigma / factor, "tolerance": _TOLERANCE / factor, "device": device}
+    fit = refine(small, binned(pose), binned(known), **options)
     found = fit.pose.scaled(factor)
     found = replace(found, shift_z=found.shift_z + z0, shift_u=found.shift_u + u0)
     return replace(fit, pose=found, mismatch=fit.mismatch * factor)
 
 
 def _bin(images: NDArray[np.float32], factor: int) -> tuple[NDArray[np.float32], tuple[float, float]]:
-    """Binned images, and where their centre lies in the full ones, pixels from the full centre."""
+    """Images on a grid coarser by a factor, and where its centre lies in the full ones, pixels from their centre.
+
+    Low-passed before they are thinned out: the mean of a few pixels would leave atomic fringes behind as
+    a moiré of another period, which no object explains.
+    """
+    if factor == 1:
+        return images, (0.0, 0.0)
     n_z, n_u = images.shape[1:]
-    rows, columns = n_z // factor, n_u // factor
-    z0, u0 = (n_z - rows * factor) // 2, (n_u - columns * factor) // 2
-    cut = images[:, z0 : z0 + rows * factor, u0 : u0 + columns * factor]
-    binned = cut.reshape(len(cut), rows, factor, columns, factor).mean(axis=(2, 4))
-    return binned, (z0 - (n_z - rows * factor) / 2, u0 - (n_u - columns * factor) / 2)
+    rows, columns = (n_z - 1) // factor + 1, (n_u - 1) // factor + 1
+    z0, u0 = (n_z - 1) % factor // 2, (n_u - 1) % factor // 2
+
+    def thin(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        image = resample_poly(image[z0:, u0:], 1, factor, axis=0, padtype="edge")
+        return resample_poly(image, 1, factor, axis=1, padtype="edge").astype(np.float32)
+
+    binned = np.stack(map_items(thin, list(images)))
+    return binned, (z0 + (rows - 1) * factor / 2 - (n_z - 1) / 2, u0 + (columns - 1) * factor / 2 - (n_u - 1) / 2)
 
 
 def _fine_bin(shape: tuple[int, int], angles_deg: NDArray) -> int:
-    """Largest power of two that keeps 128 pixels along u, and 1.5 times what Crowther's limit needs."""
-    needed = max(128.0, 3.0 / np.median(angular_weights(angles_deg)))
+    """Largest power of two that keeps 48 pixels along u, and 0.6 times what Crowther's limit needs.
+
+    The filter of :func:`refine` falls to a half at half of Crowther's frequency.
+    """
+    needed = max(48.0, 1.2 / np.median(angular_weights(angles_deg)))
     factor = 1
     while min(shape[1] / (2 * factor) / needed, shape[0] / (2 * factor) / 32) >= 1:
         factor *= 2

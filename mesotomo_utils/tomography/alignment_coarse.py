@@ -210,6 +210,21 @@ def refine_by_slices(
     return shift_z, shift_u, float(tilt)
 
 
+def moment_sigma(images: NDArray[np.float32]) -> float:
+    """How far shifts from mass and centre of mass may be off, pixels, one standard deviation.
+
+    Mass that leaves the field on one side, a share v of it, moves the centre of mass by up to v times half the
+    width; it shows as a change of the total mass from tilt to tilt.
+
+    Parameters
+    ----------
+    images
+        (T, Z, U) images less their background.
+    """
+    mass = images.sum(axis=(1, 2), dtype=np.float64)
+    return float(np.std(mass) / max(abs(np.mean(mass)), 1e-30) * images.shape[2] / 2)
+
+
 def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Images that cannot be of the same specimen: another mass, or another profile along z.
 
