@@ -44,6 +44,8 @@ _CAUTION = 30.0
 It is not white: the filter and neighbouring tilts correlate it, and slow patterns of the angles hang by little else.
 Ten to a hundred does equally well on phantoms and twins; 1 lets the angles of half a series wander by 0.1°.
 """
+_HELD_DEG = 1e-6
+"""Standard deviation of an angle that is held at what is known beforehand."""
 _MARGIN = 0.25
 """Empty margin on either side of the images, as a share of their width."""
 _FLOOR = 0.25
@@ -165,22 +167,23 @@ def refine(
     band = band / np.sqrt(1 + (2 / crowther) ** 4 * (k_z**2 + k_u**2) ** 2)
     band = (band * _wiener(images)).astype(np.float32)
     sizes: list[float] = []
-    best: tuple[Pose, NDArray, NDArray] | None = None
-    size = 0.0
-    for count in range(steps + 1):
-        residual = _residual(images, pose, band, crowther, device)
-        if best is not None:
-            if _rms(residual.misfit) > (1 - gain) * _rms(best[2]):
-                break
-            sizes.append(size)
-        step, mismatch = _gauss_newton(residual, pose, anchor, sigma=(shift_sigma, angle_sigma_deg))
-        best = pose, mismatch, residual.misfit
+    residual = _residual(images, pose, band, crowther, device)
+    angle_sigma = angle_sigma_deg
+    while True:
+        step, mismatch = _gauss_newton(residual, pose, anchor, sigma=(shift_sigma, angle_sigma))
         turned = np.deg2rad(step.angle_deg) * width / 4
         size = float(np.sqrt(np.mean(step.shift_z**2 + step.shift_u**2 + turned**2)))
-        if size < tolerance or count == steps:
+        if size < tolerance or len(sizes) == steps:
             break
-        pose = pose.plus(step)
-    return Fit(*best, tuple(sizes))
+        tried = _residual(images, pose.plus(step), band, crowther, device)
+        if _rms(tried.misfit) <= (1 - gain) * _rms(residual.misfit):
+            pose, residual, angle_sigma = pose.plus(step), tried, angle_sigma_deg
+            sizes.append(size)
+        elif angle_sigma > _HELD_DEG and not sizes:
+            angle_sigma = _HELD_DEG  # a bad start may lead the angles astray: shifts first
+        else:
+            break
+    return Fit(pose, mismatch, residual.misfit, tuple(sizes))
 
 
 def _rms(values: NDArray[np.float64]) -> float:
