@@ -110,7 +110,7 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     4. An image that still fits far worse than the others is left out and step 3 repeated.
     5. What no series can tell is fixed by convention: mean shift along z zero, no cosine or sine of the
        tilt in the shift along u, mean of the angle errors zero. Errors of the angle
-       that go as cos 2t and sin 2t are left at zero: a stretched object explains them almost as well.
+       that change slowly with the tilt are left at zero: a distorted object explains them almost as well.
     """
     _check(series)
     images = series.images - coarse.background_levels(series.images)[:, None, None].astype(np.float32)

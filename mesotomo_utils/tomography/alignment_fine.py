@@ -44,6 +44,8 @@ _CAUTION = 30.0
 It is not white: the filter and neighbouring tilts correlate it, and slow patterns of the angles hang by little else.
 Ten to a hundred does equally well on phantoms and twins; 1 lets the angles of half a series wander by 0.1°.
 """
+_SLOW_ORDERS = 5
+_SLOW_ORDERS = 5
 _HELD_DEG = 1e-6
 """Standard deviation of an angle that is held at what is known beforehand."""
 _MARGIN = 0.25
@@ -332,9 +334,14 @@ def _gauss_newton(
 
 
 def _slow_angles(angles_deg: NDArray) -> NDArray[np.float64]:
-    """(N, 3) orthonormal patterns of angle errors that a stretched object explains almost as well."""
+    """(N, 11) orthonormal patterns of angle errors that a distorted object explains almost as well.
+
+    Where the angle is off by nearly as much as at the tilts beside it, the object only has to turn with it.
+    On twins of 40 to 633 dots patterns of 36° and longer were told worse than the nominal angles tell them.
+    """
     twice = 2 * np.deg2rad(angles_deg)
-    return np.linalg.qr(np.stack([np.ones_like(twice), np.cos(twice), np.sin(twice)], axis=1))[0]
+    waves = [wave(order * twice) for order in range(1, _SLOW_ORDERS + 1) for wave in (np.cos, np.sin)]
+    return np.linalg.qr(np.stack([np.ones_like(twice), *waves], axis=1))[0]
 
 
 def _solve(
