@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _FEWEST_TILTS = 8
 _COARSE_PIXELS = 160
 """Size to which images are binned for the coarse alignment, pixels."""
-_STEPS = 6
+_STEPS = 12
 """Most Gauss–Newton steps."""
 _TOLERANCE = 0.02
 """Steps end when they move the images by less than this, pixels."""
@@ -100,7 +100,7 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
 
     Notes
     -----
-    1. The darker border of an image is its background.
+    1. A plane through the borders of an image is its background.
     2. Mass profile for z, centre of mass for u (:mod:`.alignment_coarse`). Images of another mass
        or profile are outliers.
     3. Reprojection (:mod:`.alignment_fine`), on images low-passed and thinned out to what Crowther's limit
@@ -109,18 +109,18 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
        are held near those of step 2, which are as good as the noise allows.
     4. An image that still fits far worse than the others is left out and step 3 repeated.
     5. What no series can tell is fixed by convention: mean shift along z zero, no cosine or sine of the
-       tilt in the shift along u, mean of the angle errors zero. Errors of the angle
-       that change slowly with the tilt are left at zero: a distorted object explains them almost as well.
+       tilt in the shift along u, mean of the angle errors zero, and no error
+       of the angle in step with twice the tilt, which a stretched object explains as well.
     """
     _check(series)
-    images = series.images - coarse.background_levels(series.images)[:, None, None].astype(np.float32)
+    images = coarse.without_background(series.images)
     used = np.ones(len(series), dtype=bool)
     pose, odd = _coarse(images, series.angles_deg)
     if odd.any():
         used &= ~odd
         _check_count(series, used)
         pose, _ = _coarse(images[used], series.angles_deg[used])
-    known, sigma = replace(pose, angle_deg=series.angles_deg[used]), coarse.moment_sigma(images[used])
+    known, sigma = replace(pose, angle_deg=series.angles_deg[used]), coarse.moment_sigma(images[used], pose.shift_z)
     factor = _fine_bin(images.shape[1:], series.angles_deg)
     fit = _refined(images[used], pose, factor, device, known, sigma)
     bad = _misfits(fit.misfit, series.angles_deg[used])
@@ -272,8 +272,9 @@ def to_frame_of(alignment: Alignment, reference: Alignment) -> Alignment:
     table = alignment.table.copy()
     table["angle_deg"] -= np.where(alignment.used, motion.angle_deg, 0.0)
     radians = np.deg2rad(table["angle_deg"])
-    table["shift_z_nm"] -= motion.z_nm
-    table["shift_u_nm"] -= motion.x_nm * np.cos(radians) + motion.y_nm * np.sin(radians)
+    across, a = motion.x_nm * np.cos(radians) + motion.y_nm * np.sin(radians), np.deg2rad(alignment.axis_tilt_deg)
+    table["shift_z_nm"] -= motion.z_nm * np.cos(a) + across * np.sin(a)
+    table["shift_u_nm"] -= across * np.cos(a) - motion.z_nm * np.sin(a)
     return replace(alignment, table=table)
 
 
@@ -288,6 +289,7 @@ def rigid_motion_between(alignment: Alignment, reference: Alignment) -> RigidMot
         (alignment.total_shift_u_nm - reference.total_shift_u_nm)[both],
         other["angle_deg"],
         mine["angle_deg"] - other["angle_deg"],
+        axis_tilt_deg=alignment.axis_tilt_deg,
     )
     return motion
 
@@ -341,11 +343,8 @@ def _bin(images: NDArray[np.float32], factor: int) -> tuple[NDArray[np.float32],
 
 
 def _fine_bin(shape: tuple[int, int], angles_deg: NDArray) -> int:
-    """Largest power of two that keeps 48 pixels along u, and 0.6 times what Crowther's limit needs.
-
-    The filter of :func:`refine` falls to a half at half of Crowther's frequency.
-    """
-    needed = max(48.0, 1.2 / np.median(angular_weights(angles_deg)))
+    """Largest power of two that keeps 48 pixels along u, and what Crowther's limit needs."""
+    needed = max(48.0, 2 / np.median(angular_weights(angles_deg)))
     factor = 1
     while min(shape[1] / (2 * factor) / needed, shape[0] / (2 * factor) / 32) >= 1:
         factor *= 2
@@ -361,7 +360,7 @@ def _misfits(misfit: NDArray[np.float64], angles_deg: NDArray[np.float64]) -> ND
     for place, t in enumerate(order):
         near = order[max(0, place - 2) : place + 3]
         beside[t] = misfit[near[near != t]].max()
-    return (misfit > middle + _MISFIT_LIMIT * max(sigma, 0.1 * middle)) & (misfit > 1.5 * beside)
+    return (misfit > middle + _MISFIT_LIMIT * max(sigma, 0.25 * middle)) & (misfit > 1.5 * beside)
 
 
 def _select(pose: Pose, keep: NDArray[np.bool_]) -> Pose:

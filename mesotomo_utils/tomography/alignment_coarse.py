@@ -16,8 +16,8 @@ _CONTRAST_LIMIT = 8.0
 """Distance from the other images, in robust standard deviations, from which an image is an outlier."""
 
 
-def background_levels(images: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Background of each image: the darker of its two borders along u, as a median.
+def without_background(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images less their background, a plane of its own in each.
 
     Parameters
     ----------
@@ -27,12 +27,32 @@ def background_levels(images: NDArray[np.float32]) -> NDArray[np.float64]:
     Returns
     -------
     ndarray
-        (T,) levels in units of the images.
+        (T, Z, U) float32.
+
+    Notes
+    -----
+    Level and slope along z are those of the darker of the two borders along u, where the object may reach over the
+    other. The slope along u joins the borders if in most images it goes on within them: an object that the field
+    cuts off falls far more steeply there.
     """
-    width = max(2, images.shape[2] // 40)
-    left = np.median(images[:, :, :width], axis=(1, 2))
-    right = np.median(images[:, :, -width:], axis=(1, 2))
-    return np.minimum(left, right).astype(np.float64)
+    n_t, n_z, n_u = images.shape
+    width = max(2, n_u // 40)
+    z, u = np.arange(n_z) - (n_z - 1) / 2, np.arange(n_u) - (n_u - 1) / 2
+    line, even = np.stack([np.ones(n_z), z], axis=1), np.ones(n_z)
+    level, slope, rise, at, within = np.zeros((5, n_t))
+    for t, image in enumerate(images):
+        strips = image[:, :width], image[:, -width:]
+        left, right = (_robust_fit(line, strip.mean(axis=1, dtype=np.float64), even) for strip in strips)
+        level[t], slope[t] = min(left, right, key=lambda fit: fit[0])
+        rise[t] = (right[0] - left[0]) / (n_u - width)
+        at[t] = u[width // 2 if level[t] == left[0] else -1 - width // 2]
+        within[t] = max(abs(np.polyfit(u[:width], strip.mean(axis=0, dtype=np.float64), 1)[0]) for strip in strips)
+    if np.median(within) > 3 * np.median(np.abs(rise)):
+        rise[:] = 0.0
+    out = np.empty(images.shape, np.float32)
+    for t, image in enumerate(images):
+        out[t] = image - ((level[t] + slope[t] * z)[:, None] + rise[t] * (u - at[t]))
+    return out
 
 
 def profile_shifts(
@@ -140,12 +160,7 @@ def centre_of_mass_shifts(
         centre[t] = mass @ u / total if total > 0 else 0.0
     radians = np.deg2rad(angles_deg)
     design = np.stack([np.ones_like(radians), np.cos(radians), np.sin(radians)], axis=1)
-    weight = np.ones(len(centre))
-    for _ in range(8):
-        fit = np.linalg.lstsq(design * weight[:, None], centre * weight, rcond=None)[0]
-        residual = centre - design @ fit
-        scale = 3 * _robust_sigma(residual)
-        weight = np.sqrt(np.minimum(1.0, scale / np.maximum(np.abs(residual), 1e-9)))
+    fit = _robust_fit(design, centre, np.ones(len(centre)))
     return centre - design[:, 1:] @ fit[1:]
 
 
@@ -155,7 +170,7 @@ def refine_by_slices(
     shift_z: NDArray[np.float64],
     shift_u: NDArray[np.float64],
     *,
-    rounds: int = 10,
+    rounds: int = 15,
     tolerance_deg: float = 0.002,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Axis tilt, and better shifts, from the centre of mass of every slice.
@@ -189,19 +204,25 @@ def refine_by_slices(
     design = np.stack([np.ones(n_t), np.cos(radians), np.sin(radians)], axis=1)
     u = np.arange(n_u, dtype=np.float32) - (n_u - 1) / 2
     z = np.arange(n_z) - (n_z - 1) / 2
-    tilt = 0.0
+    start = shift_z, shift_u, 0.0
+    tilt, changes = 0.0, []
     for _ in range(rounds):
         moved = move_images(images, shift_z, shift_u, tilt)
         margin = int(np.ceil(np.abs(shift_z).max() + np.sin(np.deg2rad(1 + abs(tilt))) * n_u / 2))
         rows = slice(min(margin, n_z // 4), n_z - min(margin, n_z // 4))
         mass = moved.sum(axis=2, dtype=np.float64)[:, rows]
         usual = np.median(mass, axis=0)
-        solid = usual > 0.2 * usual.max()
+        solid = usual > 0.5 * np.percentile(usual, 75)
         mass, weight = mass[:, solid], usual[solid]
         centre = (moved @ u)[:, rows][:, solid] / np.where(mass > 0, mass, np.inf)
         fit = np.linalg.lstsq(design, centre, rcond=None)[0]
-        slope, offset = np.polyfit(z[rows][solid], fit[0], 1, w=np.sqrt(weight))
+        # a metal cap outweighs the needle, and is cut by the edge of the field
+        line = np.stack([np.ones(len(weight)), z[rows][solid]], axis=1)
+        offset, slope = _robust_fit(line, fit[0], np.minimum(weight, np.median(weight)))
         change = -np.rad2deg(np.arctan(slope))
+        changes.append(abs(change))
+        if len(changes) > 1 and changes[-1] > 0.9 * changes[0]:
+            return start  # the centres do not follow: the field cuts the object off
         tilt += change
         shift_u = shift_u + offset + (centre - design @ fit) @ weight / weight.sum()
         shift_z = shift_z + profile_shifts(moved, rounds=2, reach=4)[0]
@@ -210,19 +231,27 @@ def refine_by_slices(
     return shift_z, shift_u, float(tilt)
 
 
-def moment_sigma(images: NDArray[np.float32]) -> float:
-    """How far shifts from mass and centre of mass may be off, pixels, one standard deviation.
+def moment_sigma(images: NDArray[np.float32], shift_z: NDArray[np.float64]) -> float:
+    """How far shifts from the centre of mass may be off, pixels, one standard deviation.
 
     Mass that leaves the field on one side, a share v of it, moves the centre of mass by up to v times half the
-    width; it shows as a change of the total mass from tilt to tilt.
+    width; it shows as a change of the mass from tilt to tilt.
 
     Parameters
     ----------
     images
         (T, Z, U) images less their background.
+    shift_z
+        (T,) shifts along z, pixels: only rows that all images show are counted.
     """
-    mass = images.sum(axis=(1, 2), dtype=np.float64)
-    return float(np.std(mass) / max(abs(np.mean(mass)), 1e-30) * images.shape[2] / 2)
+    n_z = images.shape[1]
+    low = min(int(np.ceil(max(0.0, -shift_z.min()))) + 1, n_z // 4)
+    high = max(n_z - int(np.ceil(max(0.0, shift_z.max()))) - 1, n_z - n_z // 4)
+    rows = np.arange(n_z)
+    inner = np.arange(low, high)
+    profiles = [np.interp(inner + s, rows, image.sum(axis=1, dtype=np.float64)) for image, s in zip(images, shift_z)]
+    mass = np.sum(profiles, axis=1)
+    return float(_robust_sigma(mass) / max(abs(np.median(mass)), 1e-30) * images.shape[2] / 2)
 
 
 def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -253,6 +282,17 @@ def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> ND
     unlike = 1 - likeness
     strange |= unlike > np.median(unlike) + _CONTRAST_LIMIT * max(_robust_sigma(unlike), 0.02)
     return strange
+
+
+def _robust_fit(design: NDArray, values: NDArray, weight: NDArray) -> NDArray[np.float64]:
+    """Least squares, in which what lies beyond three robust standard deviations counts less the farther it lies."""
+    huber = np.ones(len(values))
+    for _ in range(8):
+        root = np.sqrt(weight * huber)
+        fit = np.linalg.lstsq(design * root[:, None], values * root, rcond=None)[0]
+        residual = values - design @ fit
+        huber = np.minimum(1.0, 3 * _robust_sigma(residual) / np.maximum(np.abs(residual), 1e-9))
+    return fit
 
 
 def _robust_sigma(values: NDArray[np.float64]) -> float:

@@ -45,6 +45,8 @@ def remove_rigid_motion(
     delta_u_nm: ArrayLike,
     angles_deg: ArrayLike,
     delta_angle_deg: ArrayLike | None = None,
+    *,
+    axis_tilt_deg: float = 0.0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], RigidMotion]:
     """Take the rigid motion of the specimen out of the difference of two alignments.
 
@@ -57,11 +59,13 @@ def remove_rigid_motion(
         (N,) tilts, degrees.
     delta_angle_deg
         (N,) first minus second tilt angle, degrees; zero if left out.
+    axis_tilt_deg
+        Of the tilt axis in the images: a specimen that moves across the axis moves on them along both edges.
 
     Returns
     -------
     residual_z_nm, residual_u_nm, residual_angle_deg
-        (N,) each: what is left, a true disagreement.
+        (N,) each: what is left, a true disagreement, along the tilt axis and across it.
     RigidMotion
         What was removed.
 
@@ -94,15 +98,17 @@ def remove_rigid_motion(
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise ValueError(f"{name}[{int(np.flatnonzero(~np.isfinite(value))[0])}] is not finite")
-    radians = np.deg2rad(tilt)
+    radians, a = np.deg2rad(tilt), np.deg2rad(axis_tilt_deg)
+    along = arrays["delta_z_nm"] * np.cos(a) - arrays["delta_u_nm"] * np.sin(a)
+    across = arrays["delta_u_nm"] * np.cos(a) + arrays["delta_z_nm"] * np.sin(a)
     circle = np.stack([np.cos(radians), np.sin(radians)], axis=1)
-    xy = np.linalg.lstsq(circle, arrays["delta_u_nm"], rcond=None)[0]
-    z = arrays["delta_z_nm"].mean()
+    xy = np.linalg.lstsq(circle, across, rcond=None)[0]
+    z = along.mean()
     angle = arrays["delta_angle_deg"].mean()
     motion = RigidMotion(float(xy[0]), float(xy[1]), float(z), float(angle))
     return (
-        arrays["delta_z_nm"] - z,
-        arrays["delta_u_nm"] - circle @ xy,
+        along - z,
+        across - circle @ xy,
         arrays["delta_angle_deg"] - angle,
         motion,
     )
