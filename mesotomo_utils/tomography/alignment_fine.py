@@ -33,7 +33,7 @@ _ANGLE_STEP_DEG = 0.2
 _SKETCHED_ROWS = 16
 """Random mixtures of rows that stand for all rows in the curvature (not in the gradient)."""
 _ROUNDS = 4
-"""Corrections of the filtered back-projection towards the least-squares object, where it must be linear in the images."""
+"""Corrections of the filtered back-projection towards the least-squares object, linear in the images."""
 _FIT_ROUNDS = 20
 """Conjugate-gradient steps towards it, where the unexplained rest counts: what they leave out reads as misalignment.
 
@@ -52,8 +52,8 @@ _SLOWEST = 0.1
 _CAUTION = 60.0
 """How much more than white noise of its size what is left of the images counts against what is known beforehand.
 
-It is not white: the filter and neighbouring tilts correlate it. On twins the gradient at the true pose scatters by 10 to
-200 times what white noise would do. A thousand holds true angle errors back, 1 lets slow patterns wander by 0.1°.
+It is not white: the filter and neighbouring tilts correlate it. On twins the gradient at the true pose scatters by 10
+to 200 times what white noise would do. A thousand holds true angle errors back, 1 lets slow patterns wander by 0.1°.
 """
 _HELD_DEG = 1e-6
 """Standard deviation of an angle that is held at what is known beforehand."""
@@ -216,8 +216,9 @@ def _field(pose: Pose, n_u: int, width: int) -> NDArray[np.float32]:
 def _ramp(angles_deg: NDArray, n_u: int) -> NDArray[np.float64]:
     """(N, n_u // 2 + 1) filter of each tilt: the area of Fourier space that a point of its line stands for, 1/pixel.
 
-    Lines count where they lie closer than an object of n_u pixels can tell apart. For even tilts it is the ramp, which stops growing at Crowther's frequency, because beyond it every line fills its neighbourhood alone;
-    beside a gap or a missing wedge it is steeper.
+    Lines count where they lie closer than an object of n_u pixels can tell apart. For even tilts it is the ramp, which
+    stops growing at Crowther's frequency, because beyond it every line fills its neighbourhood alone; beside a gap
+    or a missing wedge it is steeper.
     """
     k = fft.rfftfreq(n_u)
     radians = np.deg2rad(angles_deg)
@@ -379,7 +380,7 @@ def _gauss_newton(
 
 
 def _slow_angles(angles_deg: NDArray) -> NDArray[np.float64]:
-    """(N, 3) orthonormal patterns of angle errors that the object can take up: a turn, and a stretch across the axis."""
+    """(N, 3) orthonormal patterns of angle errors that the object can take up: a turn, a stretch across the axis."""
     twice = 2 * np.deg2rad(angles_deg)
     return np.linalg.qr(np.stack([np.ones_like(twice), np.cos(twice), np.sin(twice)], axis=1))[0]
 
