@@ -37,7 +37,7 @@ from mesotomo_utils.tomography import alignment, bragg_spots, lattice_lines, res
 from mesotomo_utils.tomography.projector import Projector
 from mesotomo_utils.tomography.reconstruction import reconstruct, remove_background
 from mesotomo_utils.tomography.tilt_series import load_tilt_series, pixel_positions
-from mesotomo_utils.tomography.tomogram import load_tomogram, open_tomogram, write_tomogram
+from mesotomo_utils.tomography.tomogram import load_tomogram, open_tomogram, tomogram_attributes, write_tomogram
 from mesotomo_utils.visualization import figures, lattice_figures, movies, tomography_figures
 from mesotomo_utils.workflow import results
 from mesotomo_utils.workflow.sample import load_sample
@@ -164,7 +164,9 @@ making = {
 if has_series:
     reconstruct(aligned, out=f"{run_dir}/tomogram.ome.zarr", **making)
 else:
-    write_tomogram(f"{run_dir}/tomogram.ome.zarr", *load_tomogram(description.tomogram, description.voxel_nm))
+    known = tomogram_attributes(description.tomogram) | making["attributes"]
+    loaded = load_tomogram(description.tomogram, description.voxel_nm)
+    write_tomogram(f"{run_dir}/tomogram.ome.zarr", *loaded, attributes=known)
 tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
 voxel_nm = tomogram.voxel_nm
 print(f"{tomogram.shape} voxels of {voxel_nm:g} nm, {len(tomogram.levels)} levels")
@@ -226,7 +228,8 @@ if has_series:
     for which in ("even", "odd"):
         own = alignment.align_half(series, which, measured, device=where)
         moved = remove_background(alignment.apply_alignment(series, own))
-        halves[which] = open_tomogram(reconstruct(moved, out=f"{run_dir}/half_{which}.ome.zarr", **making))
+        notes = making | {"attributes": {"sample": description.name, "half": which}}
+        halves[which] = open_tomogram(reconstruct(moved, out=f"{run_dir}/half_{which}.ome.zarr", **notes))
 
 # %% [markdown]
 # ## Resolution 1: which lattice lines stand above the noise
@@ -269,7 +272,7 @@ lines.round(4) if no_lattice is None else no_lattice
 # The lines are sums over all directions. In three dimensions the lattice of one dot is a set of *Bragg spots*. They
 # are looked for where the lattice is clearest, anywhere between the first and the last family, and only then indexed:
 # a rotation that puts them on {111}, {200}, {220} can be no accident. Noise alone exceeds the dashed line once in a
-# hundred dots; grey spots belong to neighbours.
+# hundred dots; grey spots are those of neighbours and the tails of strong ones.
 
 # %%
 if no_lattice is None:

@@ -134,7 +134,7 @@ def bragg_spots(
         plot.axvline(radius, color=FAMILY_COLOURS[family], lw=0.5, ls=":", zorder=0)
     place, height = others[["qx", "qy", "qz"]].to_numpy(float), others["snr"]
     space.scatter(*np.vstack([place, -place]).T, s=4, color="0.6", lw=0, depthshade=False)
-    plot.plot(np.linalg.norm(place, axis=1), height, ".", ms=3, color="0.6", label="not of this lattice")
+    plot.plot(np.linalg.norm(place, axis=1), height, ".", ms=3, color="0.6", label="others")
     for family, rows in table.groupby("family"):
         place, colour = rows[["qx", "qy", "qz"]].to_numpy(float), FAMILY_COLOURS[family]
         for seen, face in ((True, colour), (False, "white")):
@@ -159,7 +159,10 @@ def bragg_spots(
     plot.axhline(threshold, color="black", lw=0.6, ls="--", label=f"seen: above {threshold:.1f}")
     plot.set(yscale="log", xlabel="spatial frequency (nm$^{-1}$)", ylabel="power / noise")
     plot.set_ylim(bottom=min(1.0, 0.8 * table["snr"].min()), top=30 * max(table["snr"].max(), threshold))
-    plot.legend(loc="upper left", fontsize=5.5, ncols=2, columnspacing=0.8, handletextpad=0.3)
+    plot.legend(
+        loc="upper left", fontsize=5.5, ncols=2, columnspacing=0.8, handletextpad=0.3,
+        frameon=True, framealpha=1.0, edgecolor="none",
+    )  # fmt: skip
     for number, x in (("a", 0.01), ("b", 0.51)):
         fig.text(x, 0.94, number, weight="bold", fontsize=9)
     return fig

@@ -153,7 +153,8 @@ def cut_block(
     low, high = limits
     for image, extent, transform, brightness in faces:
         shown = low + (np.asarray(image) - low) * brightness  # faces turned from the light are darker
-        artist = ax.imshow(shown, origin="lower", cmap="gray", vmin=low, vmax=high, extent=extent)
+        options = {"vmin": low, "vmax": high, "extent": extent, "interpolation": "hanning"}  # no blocks, no moiré
+        artist = ax.imshow(shown, origin="lower", cmap="gray", **options)
         artist.set_transform(transform + ax.transData)
     edges = [
         [(0, 0), (x_nm, 0), (x_nm, z_nm), (0, z_nm), (0, 0)],
@@ -165,6 +166,16 @@ def cut_block(
     ax.set(xlim=(-0.01 * width, 1.01 * width), ylim=(-0.01 * height, 1.01 * height))
     bare(ax)
     scale_bar(ax, location="lower left")
+    arrow = {"arrowstyle": "->", "lw": 0.7, "shrinkA": 0, "shrinkB": 0}
+    length, gap = 0.25 * min(x_nm, z_nm), 0.025 * width
+    axes_drawn = (
+        ("z, tilt axis", (-gap, 0), (-gap, length), "right", "bottom", 90),
+        ("x", (0, -gap), (length, -gap), "left", "center", 0),
+        ("y", (x_nm + gap, -gap), (x_nm + gap + depth_x * length, -gap + depth_y * length), "left", "bottom", 0),
+    )
+    for name, start, end, side, level, turn in axes_drawn:
+        ax.annotate("", end, start, arrowprops=arrow, annotation_clip=False)
+        ax.text(*end, f" {name} ", fontsize=7, ha=side, va=level, rotation=turn, rotation_mode="default")
     return fig
 
 
