@@ -363,9 +363,10 @@ values = [
 if no_lattice is None:
     beyond = "beyond the Nyquist frequency"
     values += [results.value("line_snr", row.snr, index=row.family, reason=beyond) for row in lines.itertuples()]
-    for family, rows in spots.table.groupby("family"):
-        values.append(results.value("bragg_snr", rows["snr"].median(), index=family, n=len(rows)))
-        values.append(results.value("bragg_seen", rows["seen"].mean(), index=family, n=len(rows)))
+    for family in spots.radii_per_nm:
+        rows, options = spots.table.query("family == @family"), {"index": family, "reason": "the spots fit no lattice"}
+        values.append(results.value("bragg_snr", rows["snr"].mean(), sigma=rows["snr"].sem(), n=len(rows), **options))
+        values.append(results.value("bragg_seen", rows["seen"].mean(), n=len(rows), **options))
 
 # %%
 if has_series:

@@ -128,21 +128,21 @@ def bragg_spots(
     plot = fig.add_axes((0.58, 0.16, 0.40, 0.72))
     turn = np.linspace(0, 2 * np.pi, 120)
     circle = np.stack([np.cos(turn), np.sin(turn), 0 * turn])
+    circles = np.hstack([np.c_[np.roll(circle, roll, axis=0), np.full(3, np.nan)] for roll in range(3)])
     for family, radius in radii_per_nm.items():
-        for roll in range(3):
-            space.plot(*np.roll(radius * circle, roll, axis=0), color=FAMILY_COLOURS[family], lw=0.5, alpha=0.5)
+        space.plot(*(radius * circles), color=FAMILY_COLOURS[family], lw=0.5, alpha=0.5)
         plot.axvline(radius, color=FAMILY_COLOURS[family], lw=0.5, ls=":", zorder=0)
     place, height = others[["qx", "qy", "qz"]].to_numpy(float), others["snr"]
-    space.scatter(*np.vstack([place, -place]).T, s=4, color="0.6", lw=0, depthshade=False)
+    space.plot(*np.vstack([place, -place]).T, ".", ms=2.5, color="0.6")
     plot.plot(np.linalg.norm(place, axis=1), height, ".", ms=3, color="0.6", label="others")
     for family, rows in table.groupby("family"):
         place, colour = rows[["qx", "qy", "qz"]].to_numpy(float), FAMILY_COLOURS[family]
         for seen, face in ((True, colour), (False, "white")):
             some = rows["seen"].to_numpy(bool) == seen
-            pair = np.vstack([place[some], -place[some]])
-            for q in pair:
-                space.plot(*np.transpose([np.zeros(3), q]), color=colour, lw=0.4, alpha=0.35)
-            space.scatter(*pair.T, s=18, facecolor=face, edgecolor=colour, lw=0.7, depthshade=False)
+            pair = np.stack([place[some], -place[some]], axis=1)
+            apart = np.concatenate([pair, np.full_like(pair[:, :1], np.nan)], axis=1)  # a line through each pair
+            space.plot(*apart.reshape(-1, 3).T, "-", color=colour, lw=0.4, alpha=0.4)
+            space.plot(*pair.reshape(-1, 3).T, "o", ms=4, mfc=face, mec=colour, mew=0.7)
             plot.plot(
                 np.linalg.norm(place[some], axis=1), rows["snr"][some], "o", ms=4, mfc=face, mec=colour, mew=0.8,
                 label=f"{{{family}}}, {some.sum()} of {len(rows)} seen" if seen else None,
@@ -150,15 +150,18 @@ def bragg_spots(
     reach = 1.02 * max(radii_per_nm.values())
     for axis in "xyz":
         space.set(**{f"{axis}lim": (-reach, reach), f"{axis}ticks": np.arange(-(reach // 2) * 2, reach, 2)})
-        getattr(space, f"set_{axis}label")(f"$q_{axis}$ (nm$^{{-1}}$)", labelpad=-6)
+        getattr(space, f"set_{axis}label")(f"{axis} frequency (nm⁻¹)", labelpad=-5)
         getattr(space, f"{axis}axis").pane.set(facecolor="white", edgecolor="0.8")
     space.tick_params(pad=-2, labelsize=6)
     space.set_box_aspect((1, 1, 1), zoom=0.92)
     space.view_init(elev=18, azim=-52)
     space.grid(False)
     plot.axhline(threshold, color="black", lw=0.6, ls="--", label=f"seen: above {threshold:.1f}")
-    plot.set(yscale="log", xlabel="spatial frequency (nm$^{-1}$)", ylabel="power / noise")
-    plot.set_ylim(bottom=min(1.0, 0.8 * table["snr"].min()), top=30 * max(table["snr"].max(), threshold))
+    plot.set(yscale="log", xlabel="spatial frequency (nm⁻¹)", ylabel="power / noise")
+    plot.yaxis.set_major_formatter("{x:g}")  # no mathematical text: it would take most of the figure's time
+    plot.yaxis.set_minor_formatter("")
+    drawn = [threshold, *table["snr"], *others["snr"]]
+    plot.set_ylim(bottom=min(1.0, 0.8 * min(drawn)), top=30 * max(drawn))
     plot.legend(
         loc="upper left", fontsize=5.5, ncols=2, columnspacing=0.8, handletextpad=0.3,
         frameon=True, framealpha=1.0, edgecolor="none",

@@ -166,16 +166,10 @@ def cut_block(
     ax.set(xlim=(-0.01 * width, 1.01 * width), ylim=(-0.01 * height, 1.01 * height))
     bare(ax)
     scale_bar(ax, location="lower left")
-    arrow = {"arrowstyle": "->", "lw": 0.7, "shrinkA": 0, "shrinkB": 0}
-    length, gap = 0.25 * min(x_nm, z_nm), 0.025 * width
-    axes_drawn = (
-        ("z, tilt axis", (-gap, 0), (-gap, length), "right", "bottom", 90),
-        ("x", (0, -gap), (length, -gap), "left", "center", 0),
-        ("y", (x_nm + gap, -gap), (x_nm + gap + depth_x * length, -gap + depth_y * length), "left", "bottom", 0),
-    )
-    for name, start, end, side, level, turn in axes_drawn:
-        ax.annotate("", end, start, arrowprops=arrow, annotation_clip=False)
-        ax.text(*end, f" {name} ", fontsize=7, ha=side, va=level, rotation=turn, rotation_mode="default")
+    gap = 0.02 * width
+    ax.text(-gap, z_nm / 2, "z, tilt axis", ha="right", va="center", rotation=90)
+    ax.text(x_nm / 2, -gap, "x", ha="center", va="top")
+    ax.text(x_nm + depth_x * y_nm / 2 + gap, depth_y * y_nm / 2 - gap, "y", ha="left", va="top")
     return fig
 
 
