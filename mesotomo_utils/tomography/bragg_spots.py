@@ -179,6 +179,8 @@ def bragg_spots(
         for _ in range(2):
             found, power = _look_up(spectrum, scale * crystal @ R.T, 1 / window_nm)
             seen = power > known
+            if seen.sum() < 3:
+                break
             R, scale = _fit(crystal[seen], found[seen], power[seen])
         spots[["qx", "qy", "qz"]], spots["snr"], spots["seen"] = found, power, seen
         other = _distance(q, np.vstack([found, -found])).min(axis=1) > 1 / window_nm

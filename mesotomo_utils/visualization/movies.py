@@ -188,7 +188,7 @@ def _frame(image: np.ndarray, low: float, high: float, size: int, text: str) -> 
     grey = (np.asarray(image, np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     picture = Image.fromarray(np.rint(np.clip(grey[::-1], 0, 255)).astype(np.uint8))
     factor = size / max(picture.size)
-    picture = picture.resize(tuple(max(2, round(side * factor)) for side in picture.size), Image.Resampling.LANCZOS)
+    picture = picture.resize(tuple(max(2, round(side * factor)) for side in picture.size), Image.Resampling.HAMMING)
     font = ImageFont.load_default(size=max(10, size // 22))
     ImageDraw.Draw(picture).text((6, 4), text, fill=255, font=font, stroke_width=2, stroke_fill=0)
     return np.asarray(picture)
