@@ -33,12 +33,12 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import backend
-from mesotomo_utils.tomography import alignment, lattice_lines, resolution
+from mesotomo_utils.tomography import alignment, bragg_spots, lattice_lines, resolution
 from mesotomo_utils.tomography.projector import Projector
 from mesotomo_utils.tomography.reconstruction import reconstruct, remove_background
-from mesotomo_utils.tomography.tilt_series import load_tilt_series
-from mesotomo_utils.tomography.tomogram import load_tomogram, open_tomogram, write_tomogram
-from mesotomo_utils.visualization import figures, tomography_figures
+from mesotomo_utils.tomography.tilt_series import load_tilt_series, pixel_positions
+from mesotomo_utils.tomography.tomogram import load_tomogram, open_tomogram, tomogram_attributes, write_tomogram
+from mesotomo_utils.visualization import figures, lattice_figures, movies, tomography_figures
 from mesotomo_utils.workflow import results
 from mesotomo_utils.workflow.sample import load_sample
 
@@ -124,8 +124,13 @@ if has_series:
     fig = tomography_figures.sinograms(before, after, series.pixel_nm)
     rows = {"recorded": pd.DataFrame(before[::4, ::4]), "aligned": pd.DataFrame(after[::4, ::4])}
     results.save_figure(fig, run_dir, "sinogram", rows)
+    frames = movies.tilt_frames(series.images, series.angles_deg, aligned=aligned.images, used=measured.used, size=240)
+    results.save_film(movies.write_movie, frames, run_dir, "tilt_series", table.sort_values("angle_nominal_deg"))
 
 # %% [markdown]
+# One row of the images against the tilt, and the whole series as a film, recorded beside aligned; the place of an image
+# that was left out stays black.
+#
 # ## A case whose answer is known
 #
 # The Fourier transform of a projection is a line through the transform of the slice. Fill the plane
@@ -159,7 +164,9 @@ making = {
 if has_series:
     reconstruct(aligned, out=f"{run_dir}/tomogram.ome.zarr", **making)
 else:
-    write_tomogram(f"{run_dir}/tomogram.ome.zarr", *load_tomogram(description.tomogram, description.voxel_nm))
+    known = tomogram_attributes(description.tomogram) | making["attributes"]
+    loaded = load_tomogram(description.tomogram, description.voxel_nm)
+    write_tomogram(f"{run_dir}/tomogram.ome.zarr", *loaded, attributes=known)
 tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
 voxel_nm = tomogram.voxel_nm
 print(f"{tomogram.shape} voxels of {voxel_nm:g} nm, {len(tomogram.levels)} levels")
@@ -221,17 +228,23 @@ if has_series:
     for which in ("even", "odd"):
         own = alignment.align_half(series, which, measured, device=where)
         moved = remove_background(alignment.apply_alignment(series, own))
-        halves[which] = open_tomogram(reconstruct(moved, out=f"{run_dir}/half_{which}.ome.zarr", **making))
+        notes = making | {"attributes": {"sample": description.name, "half": which}}
+        halves[which] = open_tomogram(reconstruct(moved, out=f"{run_dir}/half_{which}.ome.zarr", **notes))
 
 # %% [markdown]
 # ## Resolution 1: which lattice lines stand above the noise
 #
 # Spectra are taken in windows inside the needle and averaged over directions, because each dot has its own
 # orientation. Rock salt reflects with $F = 4(f_1 \pm f_2)$, plus for even and minus for odd indices, and in HAADF
-# $f \sim Z^{1.7}$. The paper simulates with lead alone, which overstates {111} and {311}; both are drawn.
+# $f \sim Z^{1.7}$. The paper simulates with lead alone, which overstates {111} and {311}; both are drawn. With the
+# tomogram in memory a film is made of it first, slice by slice along the tilt axis.
 
 # %%
 volume = tomogram.load()
+planes = movies.section_places(len(volume), part=box[0])
+frames = movies.slice_frames(volume, voxel_nm, box=tuple(box))
+heights = pd.DataFrame({"slice": planes, "z_nm": pixel_positions(len(volume), voxel_nm)[planes]})
+results.save_film(movies.write_movie, frames, run_dir, "tomogram", heights)
 windows = resolution.choose_windows(volume, voxel_nm, window_nm=window_nm)
 spectrum = resolution.radial_power(volume, voxel_nm, windows=windows)
 fig = tomography_figures.plain_spectrum(spectrum)
@@ -256,12 +269,27 @@ lines.round(4) if no_lattice is None else no_lattice
 # contamination or scan distortion, so its resolution is no measure of the paper's. A line says that fringes are there;
 # that they lie where the atoms were takes a good alignment, which the next measure tests.
 #
-# **Fig. 1e** of the paper: one dot with its fringes, and the lines beside the simulated ones.
+# The lines are sums over all directions. In three dimensions the lattice of one dot is a set of *Bragg spots*. They
+# are looked for where the lattice is clearest, anywhere between the first and the last family, and only then indexed:
+# a rotation that puts them on {111}, {200}, {220} can be no accident. Noise alone exceeds the dashed line once in a
+# hundred dots; grey spots are those of neighbours and the tails of strong ones.
+
+# %%
+if no_lattice is None:
+    dot_nm = description.quantum_dot.diameter_nm if description.quantum_dot else 10 * material.lattice_nm
+    place = bragg_spots.clearest_dot(volume, voxel_nm, material.lattice_nm, diameter_nm=dot_nm)
+    spots = bragg_spots.bragg_spots(volume, voxel_nm, place, lattice_nm=material.lattice_nm, diameter_nm=dot_nm)
+    fig = lattice_figures.bragg_spots(spots.table, spots.others, spots.radii_per_nm, spots.known_threshold)
+    tables = {"reflections": spots.table, "others": spots.others}
+    results.save_figure(fig, run_dir, "bragg_spots", tables)
+
+# %% [markdown]
+# **Fig. 1e** of the paper: that dot seen along a cube axis of its own lattice, over one lattice parameter, with its
+# {220} fringes; and the lines beside the simulated ones, with what each stands above the noise, in standard errors.
 
 # %%
 if no_lattice is None:
     numbers = lattice_lines.elements(material.name)
-    dot_nm = description.quantum_dot.diameter_nm if description.quantum_dot else 10 * material.lattice_nm
     q, floor = background.q_per_nm.to_numpy(), background.background.to_numpy()
     height = np.interp(lines.q_per_nm[1], q, floor * lines.excess[1])  # of {200}, on which all are laid
     drawn = pd.DataFrame({"q_per_nm": q, "lines": (np.interp(q, spectrum.q_per_nm, spectrum.power) - floor) / height})
@@ -270,13 +298,10 @@ if no_lattice is None:
         model = lattice_lines.rocksalt_lines(material.lattice_nm, numbers, cation_only=only, **options)
         curve = lattice_lines.simulated_spectrum(model, q, width_per_nm=1.3 / dot_nm)
         drawn[column] = curve / model.intensity[1]
-    core = volume[tuple(box)]
-    clear = lattice_lines.clearest_patch(core, material.lattice_nm, voxel_nm, edge_nm=1.4 * dot_nm)
-    fig = tomography_figures.fringes_and_spectrum(
-        clear["patch"], clear["transform"], voxel_nm, drawn, lines,
-        transform_step_per_nm=clear["step_per_nm"], plane=clear["plane"],
-    )
-    tables = {"spectrum": drawn, "lines": lines, "dot": pd.DataFrame(clear["patch"])}
+    options = {"lattice_nm": material.lattice_nm, "edge_nm": 1.4 * dot_nm}
+    section = bragg_spots.zone_section(volume, voxel_nm, spots, **options)
+    fig = lattice_figures.fringes_and_spectrum(section, drawn, lines)
+    tables = {"spectrum": drawn, "lines": lines, "dot": pd.DataFrame(section["patch"])}
     results.save_figure(fig, run_dir, "fig_1e_lattice", tables)
 
 # %% [markdown]
@@ -338,6 +363,10 @@ values = [
 if no_lattice is None:
     beyond = "beyond the Nyquist frequency"
     values += [results.value("line_snr", row.snr, index=row.family, reason=beyond) for row in lines.itertuples()]
+    for family in spots.radii_per_nm:
+        rows, options = spots.table.query("family == @family"), {"index": family, "reason": "the spots fit no lattice"}
+        values.append(results.value("bragg_snr", rows["snr"].mean(), sigma=rows["snr"].sem(), n=len(rows), **options))
+        values.append(results.value("bragg_seen", rows["seen"].mean(), n=len(rows), **options))
 
 # %%
 if has_series:

@@ -124,6 +124,41 @@ def test_film_through_a_tilt_series(tmp_path, suffix):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_aligned_images_stand_beside_the_recorded_ones():
+    images = np.zeros((3, 20, 20), np.float32)
+    images[:, :, 5] = 1.0
+    aligned = np.zeros((2, 20, 20), np.float32)
+    aligned[:, :, 10] = 1.0
+    used = np.array([True, False, True])
+    frames = np.stack(list(movies.tilt_frames(images, np.arange(3.0), aligned=aligned, used=used, size=20)))
+    assert frames.shape == (3, 20, 44)
+    below = frames[:, -2]  # clear of the text
+    assert below[:, :20].argmax(axis=1).tolist() == [5, 5, 5]
+    assert below[[0, 2], 24:].argmax(axis=1).tolist() == [10, 10]
+    assert below[1, 24:].max() == 0
+    with pytest.raises(ValueError, match="2 aligned images but 3 of 3 are used"):
+        next(movies.tilt_frames(images, np.arange(3.0), aligned=aligned))
+
+
+def test_a_film_without_a_suffix_is_what_can_be_written(tmp_path, monkeypatch):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 32, 48), np.uint8)
+    assert movies.write_movie(tmp_path / "film", frames).name == "film.mp4"
+    monkeypatch.setattr(movies, "_has_ffmpeg", lambda: False)
+    path = movies.write_movie(tmp_path / "film", frames)
+    assert path.name == "film.gif"
+    assert np.abs(imageio.imread(path)[..., 0].astype(int) - frames).max() < 20
+
+
+def test_a_film_of_noise_stays_small(tmp_path):
+    """A hundred frames of 320 pixels, as noisy as a tomogram: under 2 MB as MP4, and not all one grey."""
+    frames = np.random.default_rng(0).normal(100, 25, (100, 320, 320)).clip(0, 255).astype(np.uint8)
+    path = movies.write_movie(tmp_path / "film.mp4", frames)
+    assert path.stat().st_size < 2e6
+    back = imageio.imread(path, plugin="FFMPEG")
+    assert len(back) == 100
+    assert back.std() > 5
+
+
 def test_frames_grow_upwards_and_run_in_order_of_angle():
     images = np.zeros((2, 40, 40), dtype=np.float32)
     images[0, 30:36] = 1.0  # high z, at the larger angle
@@ -138,6 +173,12 @@ def test_film_through_a_tomogram():
     shapes = {axis: next(movies.slice_frames(volume, 0.5, axis=axis, size=60)).shape for axis in "zyx"}
     assert shapes == {"z": (40, 60), "y": (20, 60), "x": (30, 60)}
     assert len(list(movies.slice_frames(volume, 0.5, axis="x", n_frames=7))) == 7
+    one = np.zeros_like(volume)
+    one[4, 6, 12] = 1.0
+    frames = np.stack(list(movies.slice_frames(one, 0.5, box=(slice(2, 8), slice(5, 15), slice(10, 30)), size=200)))
+    assert frames.shape == (6, 100, 200)
+    assert frames[2, 80:90, 20:30].mean() > 150  # voxel (1, 2) of the box in its third section, y upwards
+    assert frames[[0, 1, 3, 4, 5], 50:].max() == 0
 
 
 def test_films_refuse_what_they_cannot_write(tmp_path):

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import imageio.v3 as imageio
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,7 +91,30 @@ def test_everything_is_there(tiny):
         assert (tiny / name).stat().st_size > 0, name
     for picture in (tiny / "figures").glob("*.png"):
         assert list(picture.parent.glob(f"{picture.stem}*.csv")), f"{picture.name} has no numbers"
+    for name in ("tilt_series", "tomogram"):
+        film = tiny / "figures" / f"{name}.mp4"
+        frames = imageio.imread(film, plugin="FFMPEG")
+        assert len(frames) == len(pd.read_csv(film.with_suffix(".csv")))
+        assert 240 <= max(frames.shape[1:3]) <= 500
+        assert frames.std() > 5
+        assert film.stat().st_size < 1e6
+    assert (tiny / "report.html").read_text().count("<video") == 2
     assert not list(tiny.rglob(".tmp-*"))
+
+
+def test_the_tomograms_know_their_series(tiny):
+    aligned = pd.read_csv(tiny / "alignment.csv")
+    for name, half in (("tomogram", None), ("half_even", "even"), ("half_odd", "odd")):
+        known = open_tomogram(tiny / f"{name}.ome.zarr").attributes
+        assert known["sample"] == "tiny"
+        assert known.get("half") == half
+        assert known["series"]["name"] == "tilt_series.mrc"
+        assert known["n_tilts"] == len(known["series"]["angles_deg"])
+        if half is None:
+            used = aligned.loc[aligned["used"], "angle_deg"]
+            np.testing.assert_allclose(known["series"]["angles_deg"], used, atol=1e-5)
+            values = {row["name"]: row["value"] for row in json.loads((tiny / "results.json").read_text())}
+            assert known["series"]["alignment"]["axis_tilt_deg"] == pytest.approx(values["axis_tilt_deg"])
 
 
 def test_results_hold_no_bare_nan(tiny):

@@ -16,6 +16,7 @@ from mesotomo_utils.mapping import (
     orientation_search,
 )
 from mesotomo_utils.mapping.orientation import QUATERNION
+from mesotomo_utils.tomography.cutting import cut_cube
 
 A_NM, VOXEL_NM, WINDOW_NM = 0.612, 0.09, 5.5
 SETTINGS = {"lattice_nm": A_NM, "window_nm": WINDOW_NM, "workers": 1}
@@ -220,7 +221,7 @@ def test_coarse_voxels_use_the_reflections_they_carry():
 
 def test_the_transform_equals_a_direct_sum(clean: np.ndarray):
     window = lattice_signal.prepare_window(voxel_nm=VOXEL_NM, window_nm=4.0, g_max_per_nm=5.2)
-    cube = lattice_signal.cut_cube(clean, VOXEL_NM, np.zeros(3), window.n)
+    cube = cut_cube(clean, VOXEL_NM, np.zeros(3), window.n)
     hkl = lattice.reflections(A_NM)[["h", "k", "l"]].to_numpy()
     g = hkl / A_NM @ TURN.T + np.random.default_rng(0).normal(scale=0.08, size=hkl.shape)
 

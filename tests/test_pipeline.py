@@ -12,6 +12,7 @@ import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,6 +51,7 @@ words = "some"
 # %%
 import os, time
 from pathlib import Path
+from types import SimpleNamespace
 import pandas as pd
 from mesotomo_utils.workflow import results
 from mesotomo_utils.workflow.sample import load_sample
@@ -330,6 +332,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
+from types import SimpleNamespace
 from test_pipeline import Bench
 Bench(Path({root!r}), Path({root!r}) / "sample.yaml").run(force=True, first="02")
 """
@@ -463,3 +466,18 @@ def test_the_parameters_cell_holds_literals_only(tmp_path: Path, body: str, mess
     assert find_notebooks(tmp_path) == {"05_x": file}
     with pytest.raises(NotebookError, match=message):
         declared_parameters(file)
+
+
+def test_a_film_counts_as_left_and_goes_with_its_step(tmp_path: Path) -> None:
+    step = next(step for step in STEPS if step.number == "01")
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    (figures / "fig1_structure.png").touch()  # of another step
+    before = pipeline._times(tmp_path)
+    (figures / "tilt_series.mp4").write_bytes(b"film")
+    run = SimpleNamespace(run_dir=tmp_path, steps=STEPS, manifest={"steps": {}})
+    left = pipeline._left(run, step, before)
+    assert left == ["figures/tilt_series.mp4"]
+    run.manifest["steps"][step.stem] = {"status": "done", "outputs": dict.fromkeys(left)}
+    pipeline._clear(run, step.stem)
+    assert [file.name for file in figures.iterdir()] == ["fig1_structure.png"]

@@ -8,6 +8,8 @@ import pytest
 
 from mesotomo_utils import lattice
 from mesotomo_utils.tomography import lattice_lines, resolution
+from mesotomo_utils.tomography.reconstruction import reconstruct
+from mesotomo_utils.tomography.tilt_series import TiltSeries
 
 LATTICE_NM, VOXEL_NM = 0.6, 0.08
 
@@ -111,6 +113,50 @@ def test_fsc_of_noise_keeps_to_its_sigma():
     assert abs(pulls.mean()) < 0.5
     found = resolution.fsc_resolution(curve)
     assert math.isnan(found["first_nm"])
+
+
+def noise_halves(seed: int) -> list[np.ndarray]:
+    """Even and odd halves of a tilt series of pure noise, each reconstructed on its own."""
+    angles = np.arange(-90, 90, 3.0)
+    images = np.random.default_rng(seed).normal(size=(len(angles), 64, 64)).astype(np.float32)
+    series = TiltSeries(images, angles, 0.1)
+    return [reconstruct(series.select(slice(half, None, 2)), device="cpu") for half in (0, 1)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_from_the_tilts_on_crosses_no_threshold(seed):
+    """Not above either threshold in any shell that could tell, so no resolution is stated."""
+    curve = resolution.fourier_shell_correlation(*noise_halves(seed), 0.1)
+    telling = curve[3 * curve["sigma"] < 0.143]
+    assert len(telling) > 0.6 * len(curve)
+    assert telling["fsc"].max() < 0.143
+    for threshold in resolution.FSC_THRESHOLDS.values():
+        found = resolution.fsc_resolution(curve, threshold=threshold)
+        assert math.isnan(found["last_nm"])
+
+
+def test_halves_that_share_images_are_caught():
+    """The check above can fail. Ten images stand in both halves; each counts with the angle that it stands for."""
+    angles = np.arange(-90, 90, 3.0)
+    images = np.random.default_rng(0).normal(size=(len(angles), 64, 64)).astype(np.float32)
+    series = TiltSeries(images, angles, 0.1)
+    even, odd = np.arange(0, 60, 2), np.sort(np.append(np.arange(1, 60, 2), np.arange(0, 60, 6)))
+    halves = [reconstruct(series.select(chosen), device="cpu") for chosen in (even, odd)]
+    curve = resolution.fourier_shell_correlation(*halves, 0.1)
+    # 6° each; the shared 3°, their 20 neighbours 4.5°, ten others 6°
+    expected = 10 * 6 * 3 / math.sqrt(30 * 6**2 * (10 * 3**2 + 20 * 4.5**2 + 10 * 6**2))
+    assert curve["fsc"].tail(15).mean() == pytest.approx(expected, abs=0.04)
+
+
+def test_the_curve_does_not_saw():
+    """A wave along the tilt axis counts in each shell that its frequency lies in, not in every second one."""
+    rng = np.random.default_rng(4)
+    signal = np.cumsum(rng.normal(size=96))[:, None, None] + np.zeros((96, 96, 96))
+    halves = [(signal + rng.normal(size=signal.shape)).astype(np.float32) for _ in range(2)]
+    curve = resolution.fourier_shell_correlation(*halves, 0.1)
+    steps = np.diff(curve["q_per_nm"])
+    assert steps.max() < 1.5 * steps.min()
+    assert np.median(steps) == pytest.approx(1 / 9.6, rel=0.02)
 
 
 def test_fsc_meets_its_threshold():

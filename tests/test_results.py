@@ -173,6 +173,30 @@ def test_a_picture_is_saved_as_png_and_csv(tmp_path: Path) -> None:
         results.save_picture(picture[..., 0], tmp_path, "scene", pd.DataFrame())
 
 
+def test_a_film_is_saved_beside_the_figures_and_embedded_in_the_report(tmp_path: Path) -> None:
+    from mesotomo_utils.workflow import report
+
+    frames = np.random.default_rng(0).integers(0, 255, (3, 16, 16), np.uint8)
+    for suffix in (".gif", ".mp4"):  # the second run has FFmpeg: the GIF of the first goes
+
+        def write(path: Path, given: np.ndarray, suffix: str = suffix) -> Path:
+            assert given is frames
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(suffix).write_bytes(b"film")
+            return path.with_suffix(suffix)
+
+        film = results.save_film(write, frames, tmp_path, "tilt_series", pd.DataFrame({"tilt": [0, 1, 2]}))
+        assert report.film_paths(tmp_path) == [film]
+        page = report.html_page("a", [], {}, [], [film])
+        assert ("<video" in page) == (suffix == ".mp4")
+        assert "ZmlsbQ==" in page
+        assert f"<figcaption>tilt_series{suffix}" in page
+    assert sorted(f.name for f in film.parent.iterdir()) == ["tilt_series.csv", "tilt_series.mp4"]
+    assert "Films" not in report.html_page("a", [], {}, [])
+    with pytest.raises(ValueError, match="neither suffix nor folder"):
+        results.save_film(write, frames, tmp_path, "a.mp4", pd.DataFrame())
+
+
 def test_the_summary_shows_value_sigma_paper_and_truth(tmp_path: Path) -> None:
     rows = [results.value("n_dots", 630, sigma=2.0), results.value("gone", None, reason="no lattice")]
     results.record(tmp_path, "02_centres", rows)

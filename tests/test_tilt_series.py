@@ -1,5 +1,8 @@
 """The tilt series reader: units, axes, angles, and one failure per error it promises."""
 
+import json
+from fractions import Fraction
+
 import h5py
 import mrcfile
 import numpy as np
@@ -10,6 +13,7 @@ from mesotomo_utils.tomography.tilt_series import (
     TiltSeries,
     TiltSeriesError,
     load_tilt_series,
+    plain_metadata,
     read_angles,
     save_tilt_series,
 )
@@ -17,7 +21,7 @@ from mesotomo_utils.tomography.tilt_series import (
 NEEDLE = {"angles_path": "data/needle/HAADF.rawtlt", "pixel_nm": 3.36, "tilt_axis": "horizontal"}
 
 
-def write_hspy(path, data, axes):
+def write_hspy(path, data, axes, microscope=None):
     """A HyperSpy file of one signal, written by hand: RosettaSciIO's writer wants HyperSpy's own dictionary."""
     with h5py.File(path, "w") as file:
         file.attrs["file_format"], file.attrs["file_format_version"] = "HyperSpy", "3.3"
@@ -30,6 +34,9 @@ def write_hspy(path, data, axes):
             signal.create_group(name)
         signal["metadata"].create_group("General")
         signal["metadata"].create_group("Signal").attrs["signal_type"] = ""
+        signal["metadata/General"].attrs.update({"title": "needle 7", "date": "2020-02-20"})
+        if microscope:
+            signal["metadata"].create_group("Acquisition_instrument/TEM").attrs.update(microscope)
 
 
 @pytest.fixture
@@ -97,6 +104,32 @@ def test_units_and_angles_of_an_hspy_file(tmp_path, counts, unit, scale, expecte
     assert series.pixel_nm == pytest.approx(expected)
     np.testing.assert_allclose(series.angles_deg, [-4, -2, 0, 2, 4])
     np.testing.assert_array_equal(series.images, counts)
+
+
+def test_the_microscope_and_the_recording_are_kept(tmp_path, counts):
+    axes = [
+        {"name": "tilt", "size": 5, "scale": 2.0, "offset": -4.0, "units": "°", "navigate": True},
+        {"name": "y", "size": 6, "scale": 0.5, "offset": 0.0, "units": "nm", "navigate": False},
+        {"name": "x", "size": 8, "scale": 0.5, "offset": 0.0, "units": "nm", "navigate": False},
+    ]
+    microscope = {"beam_energy": np.float64(300), "microscope": "TEAM I", "camera_length": np.nan}
+    write_hspy(tmp_path / "a.hspy", counts, axes, microscope)
+    metadata = load_tilt_series(tmp_path / "a.hspy").metadata
+    assert metadata["microscope"] == {"TEM": {"beam_energy": 300.0, "microscope": "TEAM I", "camera_length": None}}
+    assert (metadata["title"], metadata["date"]) == ("needle 7", "2020-02-20")
+    json.dumps(metadata, allow_nan=False)
+
+
+def test_the_names_of_a_maker_become_the_common_ones():
+    """The extended header of an FEI file, with the stage's tilt of every image."""
+    tem = load_tilt_series("data/needle/HAADF.mrc", **NEEDLE).metadata["microscope"]["TEM"]
+    assert tem["magnification"] == 115000
+    np.testing.assert_allclose(tem["Stage"]["tilt_alpha"], np.arange(-76, 77, 2))
+
+
+def test_metadata_becomes_what_a_file_can_hold():
+    odd = {1: np.int16(3), "b": b"text", "t": (1.5, np.inf), "o": {"p": Fraction(1, 2)}, "n": None, "y": True}
+    assert plain_metadata(odd) == {"1": 3, "b": "text", "t": [1.5, None], "o": {"p": "1/2"}, "n": None, "y": True}
 
 
 def test_tiff_needs_a_pixel_size(tmp_path, counts, saved):

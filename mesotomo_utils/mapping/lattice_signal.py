@@ -11,7 +11,6 @@ below one Fourier voxel, at the price of one transform a dot.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import fft
@@ -118,39 +117,6 @@ def prepare_window(*, voxel_nm: float, window_nm: float, g_max_per_nm: float) ->
         _box=box,
         _phase=phases.astype(np.complex64),
     )
-
-
-def cut_cube(volume: Any, voxel_nm: float, centre_nm: np.ndarray, n: int) -> np.ndarray:
-    """Cut a cube of n voxels about the voxel nearest to a point; zero where the volume ends.
-
-    The cube is not shifted to the point itself: half a voxel is a hundredth of a window, and the
-    modulus of a Fourier transform does not depend on where the lattice sits.
-
-    Parameters
-    ----------
-    volume
-        [z, y, x] array, numpy or Zarr; a Zarr array is read only where the cube lies.
-    voxel_nm
-        Edge of a voxel, nm.
-    centre_nm
-        (3,) x, y, z, nm, from the centre of the volume.
-    n
-        Edge of the cube, voxels (odd).
-
-    Returns
-    -------
-    (n, n, n) float32.
-    """
-    shape = np.array(volume.shape)
-    nearest = np.rint(np.asarray(centre_nm, float)[::-1] / voxel_nm + (shape - 1) / 2).astype(int)
-    low = nearest - n // 2
-    inside_low, inside_high = np.clip(low, 0, shape), np.clip(low + n, 0, shape)
-    cube = np.zeros((n, n, n), dtype=np.float32)
-    if np.all(inside_high > inside_low):
-        source = tuple(slice(a, b) for a, b in zip(inside_low, inside_high, strict=True))
-        target = tuple(slice(a, b) for a, b in zip(inside_low - low, inside_high - low, strict=True))
-        cube[target] = volume[source]
-    return cube
 
 
 def transform(window: DotWindow, cube: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from mesotomo_utils.mapping.orientation_search import (
     prepare_shells,
     visible_reflections,
 )
+from mesotomo_utils.tomography.cutting import cut_cube
 
 # Planes of reciprocal space to look at, as their two axes in the crystal frame: the first holds
 # {200} and {220}, the second {111} as well.
@@ -108,7 +109,7 @@ def inspect_dot(
     window = lattice_signal.prepare_window(voxel_nm=voxel_nm, window_nm=window_nm, g_max_per_nm=g_max)
     resolution_deg = float(np.rad2deg(1.4 / (reflections["g_per_nm"].max() * window_nm)))
     shells = prepare_shells(window, reflections, resolution_deg=resolution_deg)
-    cube = lattice_signal.cut_cube(volume, voxel_nm, centre_nm, window.n)
+    cube = cut_cube(volume, voxel_nm, centre_nm, window.n)
     spectrum = lattice_signal.transform(window, cube)
     found = find_orientation(window, spectrum, shells, strain=False)
     V = np.eye(3) if superlattice is None else superlattice

@@ -23,6 +23,7 @@ from mesotomo_utils.mapping.orientation_search import (
     prepare_shells,
     visible_reflections,
 )
+from mesotomo_utils.tomography.cutting import cut_cube
 
 if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
@@ -186,7 +187,7 @@ def orient_dots(
     def one(row: int) -> tuple[np.ndarray, np.ndarray, float, float, float]:
         if start is not None and not np.isfinite(start[row]).all():
             return np.full((3, 3), np.nan), np.full((3, 3), np.nan), np.nan, np.nan, np.nan
-        cube = lattice_signal.cut_cube(volume, voxel_nm, centres[row], window.n)
+        cube = cut_cube(volume, voxel_nm, centres[row], window.n)
         if not cube.any():
             # Nothing at all is there: no noise to measure a signal by.
             return np.full((3, 3), np.nan), np.full((3, 3), np.nan), 0.0, np.nan, 0.0

@@ -175,6 +175,8 @@ def apply_alignment(series: TiltSeries, alignment: Alignment, *, progress: bool 
     done = {
         "axis_tilt_deg": alignment.axis_tilt_deg,
         "axis_offset_nm": alignment.axis_offset_nm,
+        "misfit": alignment.misfit,
+        "engine": alignment.engine,
         "images_left_out": table["tilt"].to_numpy()[~used].tolist(),
     }
     return replace(

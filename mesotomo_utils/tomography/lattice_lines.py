@@ -220,63 +220,6 @@ def visible_lines(
     return lines, pd.DataFrame({"q_per_nm": q, "background": background, "fit": fit})
 
 
-def clearest_patch(
-    volume: np.ndarray, lattice_nm: float, voxel_nm: float, *, edge_nm: float, n_planes: int = 12
-) -> dict[str, object]:
-    """Part of a slice where the lattice fringes stand out most.
-
-    Parameters
-    ----------
-    volume
-        (Z, Y, X); a part of the tomogram will do.
-    lattice_nm
-        Cubic lattice parameter, nm.
-    voxel_nm
-        Edge of a voxel, nm.
-    edge_nm
-        Edge of the square part, nm; about a dot.
-    n_planes
-        Number of slices tried along each of z and y.
-
-    Returns
-    -------
-    dict
-        ``patch`` (N, N); ``transform``, the logarithm of its tapered power spectrum, zero frequency in the middle;
-        ``step_per_nm``, the edge of its pixels; ``plane``, which way the patch lies.
-
-    Raises
-    ------
-    ValueError
-        The volume is smaller than the patch.
-
-    Notes
-    -----
-    The strongest Fourier pixel between {111} and {220}, over the median of that ring, says how clear the fringes are.
-    """
-    n = round(edge_nm / voxel_nm)
-    if min(volume.shape) < n:
-        raise ValueError(f"a patch of {n} voxels does not fit in a volume of {volume.shape}")
-    taper = np.hanning(n)[:, None] * np.hanning(n)
-    frequency = np.fft.fftfreq(n, voxel_nm)
-    radius = np.hypot(frequency[:, None], frequency)
-    ring = (radius > 0.9 * math.sqrt(3) / lattice_nm) & (radius < 1.1 * math.sqrt(8) / lattice_nm)
-    best, patch, plane = -math.inf, None, ""
-    for axis, name in ((0, "y against x"), (1, "z against x")):
-        for index in np.linspace(0, volume.shape[axis] - 1, n_planes + 2)[1:-1].astype(int):
-            section = np.take(volume, index, axis=axis)
-            for row in range(0, section.shape[0] - n + 1, max(1, n // 2)):
-                for column in range(0, section.shape[1] - n + 1, max(1, n // 2)):
-                    part = section[row : row + n, column : column + n]
-                    power = np.abs(np.fft.fft2((part - part.mean()) * taper))[ring] ** 2
-                    clear = power.max() / max(np.median(power), 1e-30) * math.sqrt(max(part.mean(), 0))
-                    if clear > best:
-                        best, patch, plane = clear, part, name
-    wide = 4 * n
-    transform = np.abs(np.fft.fftshift(np.fft.fft2((patch - patch.mean()) * taper, (wide, wide)))) ** 2
-    transform = np.log10(transform + 1e-6 * transform.max())
-    return {"patch": patch, "transform": transform, "step_per_nm": 1 / (wide * voxel_nm), "plane": plane}
-
-
 def lattice_resolution(lines: pd.DataFrame) -> dict[str, float | str]:
     """Resolution as microscopists state it: the finest lattice spacing seen, and the next that is not.
 

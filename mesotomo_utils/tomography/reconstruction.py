@@ -13,7 +13,7 @@ import numpy as np
 
 from mesotomo_utils import backend, distribute
 from mesotomo_utils.tomography.engines import ENGINES, METHODS
-from mesotomo_utils.tomography.tilt_series import TiltSeries
+from mesotomo_utils.tomography.tilt_series import TiltSeries, plain_metadata
 from mesotomo_utils.tomography.tomogram import CHUNK, TomogramWriter
 
 _WORK_BYTES = 600e6
@@ -63,7 +63,8 @@ def reconstruct(
     out
         OME-Zarr to write into; the tomogram is then never whole in memory.
     attributes
-        Kept in ``out`` beside method, engine, device and iterations.
+        Kept in ``out`` beside method, engine, device, iterations and ``series``: name, pixel, angles and
+        metadata of the series, its alignment with them.
     progress
         Text of the progress bar; None shows none.
 
@@ -130,7 +131,9 @@ def reconstruct(
 
         distribute.map_items(keep, starts, workers=workers, progress=progress)
         return volume
+    source = {"name": series.name, "pixel_nm": series.pixel_nm, "angles_deg": series.angles_deg.round(6)}
     notes: dict[str, Any] = {"method": method, "engine": engine, "device": resolved, "n_tilts": n_tilts}
+    notes["series"] = plain_metadata({**series.metadata, **source})
     if method != "fbp":
         notes |= {"iterations": iterations, "nonnegative": nonnegative}
     with TomogramWriter(out, shape, series.pixel_nm, attributes={**notes, **(attributes or {})}) as writer:

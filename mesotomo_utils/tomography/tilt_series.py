@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class TiltSeries:
     name
         For titles and file names.
     metadata
-        What the file said about itself, and what was done since.
+        What the file said about itself, its microscope and its recording, and what was done since.
 
     Raises
     ------
@@ -255,6 +256,7 @@ def load_tilt_series(
         "tilt_axis_in_file": tilt_axis,
         "tilt_sign": tilt_sign,
         "recorded_dtype": str(signal["data"].dtype),
+        **_acquisition(signal),
     }
     return TiltSeries(
         images=np.asarray(images),
@@ -388,6 +390,50 @@ def _angles_from_file(
         f"{path.name} carries no tilt angles; give a text file of degrees, one a line, "
         "as tilt_angles in the sample file"
     )
+
+
+def _acquisition(signal: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its recording: ``microscope``, named as HyperSpy does, and ``title, date, time, authors``."""
+    metadata = signal.get("metadata", {})
+    microscope = plain_metadata(metadata.get("Acquisition_instrument", {}))
+    # formats of makers leave their own names, and say how HyperSpy would call them
+    for source, (target, convert) in (signal.get("mapping") or {}).items():
+        first, *groups, name = target.split(".")
+        value = reduce(lambda item, key: item.get(key) if hasattr(item, "get") else None, source.split("."),
+                       signal.get("original_metadata", {}))  # fmt: skip
+        if first != "Acquisition_instrument" or value is None:
+            continue
+        try:
+            value = value if convert is None else convert(value)
+        except (TypeError, ValueError, LookupError):
+            continue  # not of the kind that its format promises
+        each = plain_metadata(value)
+        if isinstance(each, list):  # one an image; an FEI header has room for 1024
+            each = each[: len(signal["data"])]
+        constant = isinstance(each, list) and each and all(item == each[0] for item in each)
+        reduce(lambda group, key: group.setdefault(key, {}), groups, microscope)[name] = each[0] if constant else each
+    general = metadata.get("General", {})
+    found = {key: plain_metadata(general[key]) for key in ("title", "date", "time", "authors") if general.get(key)}
+    return found | ({"microscope": microscope} if microscope else {})
+
+
+def plain_metadata(value: Any) -> Any:
+    """Metadata in the types JSON has, so that it can stand in a file; what has no counterpart becomes text.
+
+    >>> plain_metadata({"voltage_kV": np.float32(300), "tilts": np.array([0, 1]), "path": Path("a")})
+    {'voltage_kV': 300.0, 'tilts': [0, 1], 'path': 'a'}
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain_metadata(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_metadata(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _unit(axis: dict[str, Any]) -> str:

@@ -383,6 +383,18 @@ def load_tomogram(path: str | Path, voxel_nm: float | None = None) -> tuple[np.n
     return volume, float(voxel)
 
 
+def tomogram_attributes(path: str | Path) -> dict[str, Any]:
+    """What the writer of an OME-Zarr of ours noted (nothing for other files), and the file's name as ``source``.
+
+    Raises
+    ------
+    TomogramError
+        A folder that is no tomogram.
+    """
+    path = Path(path)
+    return (open_tomogram(path).attributes if path.is_dir() else {}) | {"source": path.name}
+
+
 def check_tomogram(volume: np.ndarray, name: str) -> None:
     """Refuse what cannot be a tomogram.
 

@@ -1,4 +1,4 @@
-"""Figures of notebook 01: tilt series, alignment, slices, spectra, Fourier shell correlation.
+"""Figures of notebook 01: tilt series, alignment, slices, Fourier shell correlation.
 
 Arrays and tables that are ready to be shown come in; nothing is computed here.
 """
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Affine2D
 
@@ -20,7 +19,6 @@ from mesotomo_utils.visualization.figures import (
     bare,
     corner_text,
     new_figure,
-    outlined,
     panel_labels,
     scale_bar,
     show_image,
@@ -155,7 +153,8 @@ def cut_block(
     low, high = limits
     for image, extent, transform, brightness in faces:
         shown = low + (np.asarray(image) - low) * brightness  # faces turned from the light are darker
-        artist = ax.imshow(shown, origin="lower", cmap="gray", vmin=low, vmax=high, extent=extent)
+        options = {"vmin": low, "vmax": high, "extent": extent, "interpolation": "hanning"}  # no blocks, no moiré
+        artist = ax.imshow(shown, origin="lower", cmap="gray", **options)
         artist.set_transform(transform + ax.transData)
     edges = [
         [(0, 0), (x_nm, 0), (x_nm, z_nm), (0, z_nm), (0, 0)],
@@ -167,6 +166,10 @@ def cut_block(
     ax.set(xlim=(-0.01 * width, 1.01 * width), ylim=(-0.01 * height, 1.01 * height))
     bare(ax)
     scale_bar(ax, location="lower left")
+    gap = 0.02 * width
+    ax.text(-gap, z_nm / 2, "z, tilt axis", ha="right", va="center", rotation=90)
+    ax.text(x_nm / 2, -gap, "x", ha="center", va="top")
+    ax.text(x_nm + depth_x * y_nm / 2 + gap, depth_y * y_nm / 2 - gap, "y", ha="left", va="top")
     return fig
 
 
@@ -186,77 +189,6 @@ def two_methods(images: Mapping[str, np.ndarray], voxel_nm: float) -> Figure:
         ax.set_title(title)
     panel_labels(axes.ravel(), offset_pt=(0, 3))
     return fig
-
-
-def fringes_and_spectrum(
-    patch: np.ndarray,
-    transform: np.ndarray,
-    voxel_nm: float,
-    spectrum: pd.DataFrame,
-    lines: pd.DataFrame,
-    *,
-    transform_step_per_nm: float,
-    plane: str,
-) -> Figure:
-    """Draw one dot, its Fourier transform and the radial spectrum of the tomogram: Fig. 1e of the paper.
-
-    Parameters
-    ----------
-    patch
-        (N, N) part of a slice with one dot.
-    transform
-        (M, M) its power spectrum, zero frequency in the middle, in logarithm.
-    voxel_nm
-        Edge of a voxel, nm.
-    spectrum
-        Columns ``q_per_nm, lines, both, cation``: power above the background, and simulated, relative to {200}.
-    lines
-        Columns ``family, q_per_nm, snr, visible``.
-    transform_step_per_nm
-        Edge of a pixel of the transform, nm⁻¹.
-    plane
-        Which plane the slice lies in, e.g. ``"z against x"``.
-    """
-    fig, axes = new_figure(1, 3, width_in=DOUBLE_COLUMN, height_in=2.2, gridspec_kw={"width_ratios": [1, 1, 1.7]})
-    left, middle, right = axes.ravel()
-    show_image(left, patch, pixel_nm=voxel_nm)
-    left.set_title(f"one dot, {plane}")
-    half = transform.shape[0] / 2 * transform_step_per_nm
-    low, high = np.percentile(transform, (30, 99.95))
-    middle.imshow(transform, extent=(-half, half, -half, half), vmin=low, vmax=high, origin="lower", cmap="magma")
-    turn = np.linspace(0, 2 * np.pi, 200)
-    reach = 1.15 * lines["q_per_nm"].iloc[-2:].min()
-    for i, line in enumerate(lines.itertuples()):
-        if line.q_per_nm < reach:
-            x, y = line.q_per_nm * np.cos(turn), line.q_per_nm * np.sin(turn)
-            middle.plot(x, y, ":", lw=0.5, color="white", alpha=0.7)
-            at = (line.q_per_nm * np.cos(0.3 + 0.5 * i), line.q_per_nm * np.sin(0.3 + 0.5 * i))
-            middle.annotate(
-                f"{{{line.family}}}", at, color="white", fontsize=5.5, ha="center", va="center",
-                path_effects=outlined(),
-            )  # fmt: skip
-    middle.set(xlim=(-reach, reach), ylim=(-reach, reach), title="its power spectrum")
-    bare(middle)
-    scale_bar(middle, 2.0, unit="nm$^{-1}$", outline="black")
-    spectrum_lines(right, spectrum, lines)
-    panel_labels(axes.ravel(), offset_pt=(-2, 3))
-    return fig
-
-
-def spectrum_lines(ax: Axes, spectrum: pd.DataFrame, lines: pd.DataFrame) -> None:
-    """Draw the lattice lines of a radial spectrum beside the simulated ones."""
-    ax.plot(spectrum["q_per_nm"], spectrum["lines"], "-", color="0.2", lw=0.9, label="tomogram")
-    for column, colour, label in (("both", PALETTE[0], "both sublattices"), ("cation", PALETTE[1], "cations alone")):
-        ax.plot(spectrum["q_per_nm"], spectrum[column], "--", lw=0.8, color=colour, label=f"simulated, {label}")
-    top = ax.get_ylim()[1]
-    ax.set_ylim(top=1.15 * top)
-    for line in lines.itertuples():
-        colour = "black" if line.visible else "0.55"
-        ax.axvline(line.q_per_nm, color=colour, lw=0.5, ls="-" if line.visible else ":", zorder=0, ymax=0.86)
-        at = (line.q_per_nm, 1.02 * top)
-        ax.annotate(f"{{{line.family}}}", at, color=colour, fontsize=6, ha="center", va="bottom")
-    ax.set(xlabel="spatial frequency (nm$^{-1}$)", ylabel="power above background / {200}")
-    ax.legend(loc="upper center", fontsize=5.5, bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=0.8)
 
 
 def plain_spectrum(spectrum: pd.DataFrame) -> Figure:

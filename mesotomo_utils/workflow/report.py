@@ -36,7 +36,7 @@ table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 figure { display: inline-block; margin: .6rem; vertical-align: top; max-width: 32rem; }
-figure img { max-width: 100%; border: 1px solid #eee; }
+figure img, figure video { max-width: 100%; border: 1px solid #eee; }
 figcaption { font-size: 12px; color: #555; }
 .note { background: #f4f4ec; padding: .6rem 1rem; border-left: 4px solid #999; }
 """
@@ -224,8 +224,10 @@ def write_report(
             columns=["condition", "value"],
         )
     tables["Results per layer and axis"] = results_table([r for r in filled if r["index"]], indexed=True)
-    pictures = figure_paths(run_dir)
-    page = results.write_text(Path(run_dir) / "report.html", html_page(title, notes, tables, pictures))
+    pictures, films = figure_paths(run_dir), film_paths(run_dir)
+    page = results.write_text(Path(run_dir) / "report.html", html_page(title, notes, tables, pictures, films))
+    if films:
+        notes.append("Films in figures/: " + ", ".join(film.name for film in films) + ".")
     return [page, write_pdf(Path(run_dir) / "report.pdf", title, notes, table, pictures)]
 
 
@@ -235,7 +237,18 @@ def figure_paths(run_dir: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: (not path.name.startswith("fig"), path.name))
 
 
-def html_page(title: str, notes: Sequence[str], tables: Mapping[str, pd.DataFrame], figures: Sequence[Path]) -> str:
+def film_paths(run_dir: str | Path) -> list[Path]:
+    """Films of the run, by name."""
+    return sorted(path for path in (Path(run_dir) / "figures").glob("*") if path.suffix in results.FILMS)
+
+
+def html_page(
+    title: str,
+    notes: Sequence[str],
+    tables: Mapping[str, pd.DataFrame],
+    figures: Sequence[Path],
+    films: Sequence[Path] = (),
+) -> str:
     """One self-contained HTML page.
 
     Parameters
@@ -246,8 +259,8 @@ def html_page(title: str, notes: Sequence[str], tables: Mapping[str, pd.DataFram
         Plain sentences above the tables.
     tables
         Heading and table, in order.
-    figures
-        PNG files, embedded.
+    figures, films
+        PNG, and MP4 or GIF files; embedded.
     """
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
@@ -260,6 +273,13 @@ def html_page(title: str, notes: Sequence[str], tables: Mapping[str, pd.DataFram
             f'<figure><img alt="{path.stem}" src="data:image/png;base64,{data}">'
             f"<figcaption>{path.stem}</figcaption></figure>"
         )
+    parts += ["<h2>Films</h2>"] if films else []
+    for path in films:
+        data = base64.b64encode(path.read_bytes()).decode()
+        shown = f'<video controls loop muted src="data:video/mp4;base64,{data}"></video>'
+        if path.suffix == ".gif":
+            shown = f'<img alt="{path.stem}" src="data:image/gif;base64,{data}">'
+        parts.append(f"<figure>{shown}<figcaption>{path.name}</figcaption></figure>")
     body = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("MissingInput", "exists", "join", "path", "publish", "read_json", "read_results", "read_table"),
-    *("record", "save_figure", "save_picture", "scratch", "value", "write_json", "write_table"),
+    *("record", "save_figure", "save_film", "save_picture", "scratch", "value", "write_json", "write_table"),
 ]
 
 FLOAT_FORMAT = "%.9g"
 FIGURE_DPI = 250
 SCREEN_DPI = 120
+FILMS = (".mp4", ".gif")
+"""Suffixes of a film."""
 
 QDS_COLUMNS = (
     *("qd", "x_nm", "y_nm", "z_nm", "sigma_x_nm", "sigma_y_nm", "sigma_z_nm"),
@@ -424,6 +426,54 @@ def save_picture(
     image.imsave(temporary, np.ascontiguousarray(array))
     _save_plotted(base, data)
     return publish(temporary, base.parent / f"{base.name}.png")
+
+
+def save_film(
+    write: Callable[[Path, Iterable[np.ndarray]], Path],
+    frames: Iterable[np.ndarray],
+    run_dir: str | Path,
+    name: str,
+    data: pd.DataFrame,
+) -> Path:
+    """Save a film beside the figures, with what its frames show as CSV; a notebook shows it.
+
+    Parameters
+    ----------
+    write
+        Writes the frames to a path without a suffix and returns the file: ``movies.write_movie``.
+    frames
+        Images of one size.
+    run_dir
+        The run folder; the files go to ``figures/``.
+    name
+        Name without suffix, for instance ``"tilt_series"``.
+    data
+        One row a frame, for instance its tilt.
+
+    Returns
+    -------
+    Path
+        The film, :data:`FILMS`.
+
+    Raises
+    ------
+    ValueError
+        The name has a suffix or a folder in it.
+    """
+    base = _figure_base(run_dir, name)
+    film = write(base, frames)
+    for suffix in FILMS:  # of an earlier run, where the other kind was written
+        if suffix != film.suffix:
+            base.with_suffix(suffix).unlink(missing_ok=True)
+    _save_plotted(base, data)
+    from IPython import get_ipython
+
+    if get_ipython() is not None:
+        from IPython.display import Image, Video, display
+
+        attributes = "controls loop muted playsinline"
+        display(Image(film) if film.suffix == ".gif" else Video(film, embed=True, html_attributes=attributes))
+    return film
 
 
 def _figure_base(run_dir: str | Path, name: str) -> Path:

@@ -1,0 +1,65 @@
+"""Figures of the lattice: what they say, also where there is nothing to show."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from mesotomo_utils import lattice
+from mesotomo_utils.visualization import lattice_figures
+
+mpl.use("agg")
+RADII = {"111": 2.83, "200": 3.27, "220": 4.62}
+
+
+@pytest.fixture
+def spots() -> pd.DataFrame:
+    table = lattice.reflections(0.612)
+    table[["qx", "qy", "qz"]] = table[["h", "k", "l"]] / 0.612
+    return table.assign(snr=100.0, seen=table["family"] != "111")
+
+
+def texts(fig) -> list[str]:
+    fig.canvas.draw()
+    return [text.get_text() for text in fig.findobj(mpl.text.Text)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_each_family_says_how_many_of_it_are_seen(spots):
+    others = pd.DataFrame({"qx": [1.0], "qy": [2.0], "qz": [3.0], "snr": [40.0]})
+    fig = lattice_figures.bragg_spots(spots, others, RADII, 10.5)
+    said = texts(fig)
+    for text in ("{111}, 0 of 4 seen", "{200}, 3 of 3 seen", "{220}, 6 of 6 seen", "seen: above 10.5"):
+        assert text in said
+    assert [f"{axis} frequency (nm⁻¹)" in said for axis in "xyz"] == [True] * 3
+    # both of each Friedel pair stand in space
+    dots = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
+    assert sum(len(line.get_data_3d()[0]) for line in dots) == 2 * len(spots)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_dot_without_a_lattice_can_be_drawn(spots):
+    none = pd.DataFrame(columns=["qx", "qy", "qz", "snr"], dtype=float)
+    fig = lattice_figures.bragg_spots(spots.iloc[:0], none, RADII, 10.5)
+    assert "seen: above 10.5" in texts(fig)
+    low, high = fig.axes[1].get_ylim()
+    assert low < 10.5 < high
+
+
+@pytest.mark.parametrize("fringes", [[3.27, 3.27], [np.nan, np.nan]])
+def test_the_fringes_are_measured_on_the_dot(fringes):
+    section = {
+        "patch": np.random.default_rng(0).random((40, 40)),
+        "pixel_nm": 0.1,
+        "zone": "[001]",
+        "transform": np.random.default_rng(1).random((160, 160)),
+        "step_per_nm": 0.1,
+        "fringes_per_nm": np.array(fringes),
+    }
+    q = np.linspace(2, 5, 40)
+    spectrum = pd.DataFrame({"q_per_nm": q, "lines": 0 * q, "both": 0 * q + 1, "cation": 0 * q})
+    lines = pd.DataFrame({"family": ["111", "200", "220"], "q_per_nm": RADII.values(), "snr": [41.2, 3.0, np.nan]})
+    fig = lattice_figures.fringes_and_spectrum(section, spectrum, lines.assign(visible=[True, False, False]))
+    said = texts(fig)
+    assert ("{220}: 5 × 0.216 nm" in said) == np.isfinite(fringes[0])
+    assert {"{111}\n41 σ", "{200}\n3 σ", "{220}\nbeyond Nyquist", "one dot along [001]"} <= set(said)
