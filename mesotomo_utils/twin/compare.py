@@ -201,8 +201,8 @@ def true_statements(run_dir: str | Path) -> dict[tuple[str, str | None], dict[st
     """What is true of the sample as made, by the ``(name, index)`` of the results.
 
     The values come from the twin's own account of what it made (``truth/order.csv``), the cell from
-    a fit to the true centres, the distortion from how it was imaged: an interval of this run is meant to hold these, not the parameters of
-    the generator.
+    a fit to the true centres, the distortion from how it was imaged: an interval of this run is meant
+    to hold these, not the parameters of the generator.
     """
     truth = Path(run_dir) / "truth"
     found: dict[tuple[str, str | None], dict[str, float]] = {}
