@@ -132,23 +132,28 @@ def test_words_for_a_sheared_and_stretched_specimen():
     np.testing.assert_allclose(longer.spacing_along(np.array([[0, 0, 3.0], [1, 1, 0]])), [1.02, 1.0])
 
 
-def test_errors_are_as_large_as_stated():
-    """Spots with known scatter, in windows of three families: the pulls have the spread of one."""
+def scattered(rng: np.random.Generator, n_windows: int = 25) -> pd.DataFrame:
+    """Spots of crystals turned at random, each off by 0.04 nm⁻¹."""
     hkl = lattice.reflections(LATTICE_NM, FAMILIES)
-    rows = []
+    q = np.einsum("nij,hj->nhi", turned(n_windows, rng), hkl[["h", "k", "l"]].to_numpy() / LATTICE_NM)
+    q += rng.normal(0, 0.04, q.shape)
+    spots = pd.DataFrame(q.reshape(-1, 3), columns=["qx_per_nm", "qy_per_nm", "qz_per_nm"])
+    columns = {"q_per_nm": np.tile(hkl["g_per_nm"], n_windows), "family": np.tile(hkl["family"], n_windows)}
+    return spots.assign(window=np.repeat(np.arange(n_windows), len(hkl)), power=1.0, **columns)
+
+
+def test_errors_are_as_large_as_stated():
     rng = np.random.default_rng(1)
-    for trial in range(40):
-        q = np.einsum("nij,hj->nhi", turned(25, rng), hkl[["h", "k", "l"]].to_numpy() / LATTICE_NM)
-        q += rng.normal(0, 0.04, q.shape)
-        spots = pd.DataFrame(q.reshape(-1, 3), columns=["qx_per_nm", "qy_per_nm", "qz_per_nm"])
-        spots["window"] = np.repeat(np.arange(25), len(hkl))
-        spots["q_per_nm"] = np.tile(hkl["g_per_nm"], 25)
-        spots["family"] = np.tile(hkl["family"], 25)
-        spots["power"] = 1.0
-        if trial == 0:
-            spots.loc[::29, "qx_per_nm"] += 0.2  # outliers do not count
-        rows.append(pulls(distortion.fit_distortion(spots)))
+    rows = [pulls(distortion.fit_distortion(scattered(rng))) for _ in range(40)]
     assert 0.75 < np.std(rows) < 1.25
+
+
+def test_outliers_do_not_count():
+    spots = scattered(np.random.default_rng(1))
+    clean = distortion.fit_distortion(spots)
+    spots.loc[::15, ["qx_per_nm", "qy_per_nm", "qz_per_nm"]] *= 1.07  # least squares would take it for 1 % in S
+    found = distortion.fit_distortion(spots)
+    np.testing.assert_allclose(found.square, clean.square, atol=4e-3)
 
 
 def test_measuring_refuses():
@@ -256,7 +261,7 @@ def test_correcting_keeps_the_finest_fringes():
 def test_what_lies_beyond_the_field_does_not_come_in_from_the_other_side():
     image = np.zeros((1, 60, 80), np.float32)
     image[:, :, 2:5] = 1.0
-    corrected = correct_distortion(TiltSeries(image, [0.0], 1.0), np.diag([1.3, 1.3, 1.0])).images[0]
+    corrected = correct_distortion(TiltSeries(image, [0.0], 1.0), np.diag([1.6, 1.6, 1.0])).images[0]
     assert corrected[:, -8:].max() < 0.3
     assert correct_distortion(TiltSeries(image, [0.0], 1.0), np.eye(3)).images[0] == pytest.approx(image[0], abs=1e-4)
 

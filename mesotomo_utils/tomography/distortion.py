@@ -264,7 +264,7 @@ def spacing_sections(found: Distortion, spots: pd.DataFrame) -> tuple[pd.DataFra
     measured
         ``plane, angle_deg, spacing, sigma, n``: apparent over true spacing, median of the spots within 30° of the
         plane ``xy``, ``xz`` or ``yz`` in steps of 15° from its first axis, carried to the middle of the step by the
-        fit. Steps with fewer than three spots are left out.
+        fit. Steps with fewer than five spots are left out.
     fitted
         ``plane, angle_deg, spacing`` of the fit, 0° to 180°.
     """
@@ -280,7 +280,7 @@ def spacing_sections(found: Distortion, spots: pd.DataFrame) -> tuple[pd.DataFra
         step = np.rint(angle / _BIN_DEG).astype(int) % round(180 / _BIN_DEG)
         for k in np.unique(step):
             near = beside_fit[(step == k) & (elevation < _NEAR_PLANE_DEG)]
-            if len(near) < 3:
+            if len(near) < 5:
                 continue
             fit = float(found.spacing_along(_circle(k * _BIN_DEG, first, second)))
             middle = np.median(near)
