@@ -23,8 +23,8 @@ from mesotomo_utils.tomography.resolution import Window
 
 LARGEST_STRAIN = 0.07
 """Spots are looked for within this of their place in the undistorted lattice, relative."""
-WINDOW_PER_GRAIN = 1.2
-"""Edge of a window over the diameter of a dot: the taper then leaves its neighbours out."""
+WINDOW_PER_GRAIN = 1.0
+"""Edge of a window over the diameter of a dot: the taper leaves its neighbours out."""
 _PADDING = 2.0
 """Length of a transform over the window: a spot is then a smooth hill several steps wide."""
 _ABOVE_NOISE = 15.0
@@ -55,7 +55,7 @@ def grain_windows(
     grain_nm
         Diameter of a grain, a dot for instance, nm.
     window_nm
-        Edge of a window, nm; 1.2 times the grain if left out.
+        Edge of a window, nm; that of the grain if left out.
     max_windows
         Number of windows at most; the list is thinned evenly.
 
@@ -138,7 +138,7 @@ def grain_spots(
     Notes
     -----
     A parabola through the logarithm of the power at 27 points gives the top. Blur and thermal motion, whose factor
-    falls with q, draw the spots of a small crystal inwards, all by the same part of q: 0.03 % on the twin.
+    falls with q, draw the spots of a small crystal inwards, all by the same part of q: 0.02 % on the twin.
     """
     if not windows:
         raise DistortionUnknown("there is no window to look for Bragg spots in")
