@@ -321,6 +321,8 @@ if correct_distortion and has_series and shared.n_spots:
     tomogram, *both = [open_tomogram(f"{run_dir}/{name}.ome.zarr") for name in alignments]
     volume, halves = tomogram.load(), dict(zip(halves, both, strict=True))
     told["corrected"] = distortion.measure_distortion(volume, voxel_nm, material.lattice_nm, **options)[0].table()["value"]
+elif correct_distortion:
+    print("nothing is corrected: no distortion is known, or there are no images to correct")
 told.round(5) if shared.n_spots else not_told
 
 # %% [markdown]
