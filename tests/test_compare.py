@@ -203,3 +203,26 @@ def test_errors_name_what_is_wrong(run):
     (run / "results.json").unlink()
     with pytest.raises(FileNotFoundError, match="mesotomo run"):
         compare.check_run(run)
+
+
+def test_true_distortion_of_a_microscope():
+    plain = errors.true_distortion({})
+    assert {name: round(v, 12) for name, v in plain.items() if "scale" in name} == {
+        f"distortion_{name}": 1.0 for name in ("mean_scale", "scale_x", "scale_y", "scale_z")
+    }
+    assert all(plain[f"distortion_shear_{pair}_deg"] == 0.0 for pair in ("xy", "xz", "yz"))
+    bent = errors.true_distortion({"image_stretch_z": 0.02, "image_stretch_u": -0.01, "specimen_shear_deg": 1.5})
+    assert bent["distortion_scale_z"] / bent["distortion_scale_y"] == pytest.approx(1.02 / 0.99)
+    assert bent["distortion_mean_scale"] == pytest.approx((0.99**2 * 1.02) ** (1 / 3))
+    assert bent["distortion_shear_xz_deg"] == pytest.approx(1.5)
+    assert abs(bent["distortion_shear_yz_deg"]) < 1e-9
+    # what the alignment takes for an axis offset is no distortion
+    assert errors.true_distortion({"image_shear_deg": 3.0}) == plain
+
+
+def test_the_distortion_is_true_of_an_imaged_twin_only(run):
+    assert ("distortion_scale_z", None) not in compare.true_statements(run)
+    (run / "truth/parameters.json").write_text(json.dumps({"level": "images", "image_stretch_z": 0.01}))
+    stated = compare.true_statements(run)["distortion_scale_z", None]["value"]
+    assert stated == pytest.approx(1.01 ** (2 / 3))
+    assert compare.imaging_conditions(run) == {"image_stretch_z": 0.01}

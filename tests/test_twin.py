@@ -277,6 +277,38 @@ def test_recorded_place_follows_the_stated_convention():
     np.testing.assert_allclose(centroid(image, 0.1), expected, atol=0.003)
 
 
+@pytest.mark.parametrize("angle", [0.0, 50.0, -90.0])
+def test_a_distorted_scan_puts_an_atom_where_its_formula_says(angle):
+    changes = {"image_stretch_z": 0.02, "image_stretch_u": -0.01, "image_shear_deg": 3.0, "specimen_shear_deg": 4.0}
+    p = twin_parameters({**SMOOTH, **changes})
+    x, y, z = 2.0, -1.0, 1.5
+    image = microscope.project(
+        specimen([[x, y, z]]), p, (101, 121), angle_deg=angle, axis_tilt_deg=2.0, shift_z_nm=0.4, shift_u_nm=-0.3
+    )
+    t, a = np.deg2rad([angle, 2.0])
+    u = (x + z * np.tan(np.deg2rad(4))) * np.cos(t) + y * np.sin(t)
+    z, u = z * np.cos(a) + u * np.sin(a), u * np.cos(a) - z * np.sin(a)
+    expected = 1.02 * z + 0.4, 0.99 * u + z * np.tan(np.deg2rad(3)) - 0.3
+    np.testing.assert_allclose(centroid(image, 0.1), expected, atol=0.003)
+
+
+def test_carbon_is_distorted_with_the_atoms():
+    changes = {"image_stretch_z": 0.05, "image_stretch_u": 0.03, "image_shear_deg": 6.0, "specimen_shear_deg": 5.0}
+    thing = specimen([[0.0, 0, 2.0], [0, 0, -2.0]], radius=2.0)
+    plain, bent = twin_parameters({"pixel_nm": 0.1}), twin_parameters({"pixel_nm": 0.1, **changes})
+    place = {"shape": (140, 140), "angle_deg": 30.0}
+    atoms_only = [microscope.project(thing, twin_parameters({"pixel_nm": 0.1, **NO_CARBON}), **place).sum()] * 2
+    carbon = [microscope.project(thing, p, **place) for p in (plain, bent)]
+    mass = [image.sum(dtype=float) - atoms for image, atoms in zip(carbon, atoms_only, strict=True)]
+    assert mass[1] == pytest.approx(mass[0], rel=0.01)
+    # the middle of each row follows the sheared axis of the bar; rows near the ends see the atoms too
+    u = (np.arange(140) - 69.5) * 0.1
+    lean = np.tan(np.deg2rad(5)) * np.cos(np.deg2rad(30)) * 1.03 / 1.05 + np.tan(np.deg2rad(6)) / 1.05
+    for row in (60, 69, 80):
+        z = (row - 69.5) * 0.1
+        assert carbon[1][row] @ u / carbon[1][row].sum() == pytest.approx(lean * z, abs=0.02)
+
+
 def test_moving_the_image_back_gives_the_ideal_one():
     p = twin_parameters(SMOOTH)
     rng = np.random.default_rng(5)
@@ -326,6 +358,16 @@ def test_series_has_the_dose_and_the_errors_stated():
     assert recording.truth["axis_offset_nm"] == pytest.approx(0.6)
     # the needle stays in the field: nothing but background along the border
     border = np.concatenate([images[:, 0], images[:, -1]], axis=1)
+    assert border.mean() == pytest.approx(recording.truth["background_electrons"], rel=0.1)
+
+
+def test_a_distorted_needle_stays_in_the_field():
+    changes = {"image_stretch_z": 0.1, "image_shear_deg": 8.0, "specimen_shear_deg": 8.0}
+    p = twin_parameters({"pixel_nm": 0.12, "n_tilts": 3, "tilt_step_deg": 60.0, **changes})
+    thing = specimen(np.random.default_rng(8).uniform(-3, 3, (4000, 3)), radius=4.5)
+    recording = microscope.record_series(thing, p, np.random.default_rng(1), progress=None)
+    images = recording.series.images
+    border = np.concatenate([images[:, 0].ravel(), images[:, -1].ravel(), images[:, :, 0].ravel()])
     assert border.mean() == pytest.approx(recording.truth["background_electrons"], rel=0.1)
 
 

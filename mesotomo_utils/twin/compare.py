@@ -193,6 +193,7 @@ TRUE_NAMES = {
 CONDITIONS = (
     *("jitter_px", "drift_px", "axis_offset_px", "axis_tilt_deg", "angle_error_deg"),
     *("film_tilt_deg", "dose_electrons", "pixel_nm", "n_tilts", "seed"),
+    *("image_stretch_z", "image_stretch_u", "image_shear_deg", "specimen_shear_deg"),
 )
 
 
@@ -200,8 +201,8 @@ def true_statements(run_dir: str | Path) -> dict[tuple[str, str | None], dict[st
     """What is true of the sample as made, by the ``(name, index)`` of the results.
 
     The values come from the twin's own account of what it made (``truth/order.csv``), the cell from
-    a fit to the true centres: an interval of this run is meant to hold these, not the parameters of
-    the generator.
+    a fit to the true centres, the distortion from how it was imaged: an interval of this run is meant
+    to hold these, not the parameters of the generator.
     """
     truth = Path(run_dir) / "truth"
     found: dict[tuple[str, str | None], dict[str, float]] = {}
@@ -220,6 +221,8 @@ def true_statements(run_dir: str | Path) -> dict[tuple[str, str | None], dict[st
     dots = pd.read_csv(truth / "dots.csv")
     found |= {(name, None): {"value": v} for name, v in errors.sample_cell(dots).items()}
     found["layer_count", None] = {"value": int(dots["layer"].max())}
+    if parameters := imaging_conditions(run_dir):
+        found |= {(name, None): {"value": v} for name, v in errors.true_distortion(parameters).items()}
     return found
 
 
@@ -231,7 +234,7 @@ def imaging_conditions(run_dir: str | Path) -> dict[str, float]:
     parameters = json.loads(path.read_text())
     if parameters.get("level") != "images":
         return {}
-    return {name: parameters[name] for name in CONDITIONS}
+    return {name: parameters[name] for name in CONDITIONS if name in parameters}
 
 
 def record_values(run_dir: str | Path, path: str | Path) -> None:

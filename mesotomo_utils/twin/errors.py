@@ -292,3 +292,32 @@ def compare_alignment(
     if axis_tilt_deg is not None:
         summary["axis_tilt_error_deg"] = float(axis_tilt_deg[0] - axis_tilt_deg[1])
     return summary
+
+
+def true_distortion(conditions: dict[str, float]) -> dict[str, float]:
+    """Distortion that an aligned series cannot be rid of, in the words of the results.
+
+    Parameters
+    ----------
+    conditions
+        ``image_stretch_z, image_stretch_u`` (relative) and ``specimen_shear_deg`` of the microscope; 0 where left out.
+        A shear that all images have in common is an axis offset that changes along z: it distorts no tomogram
+        whose alignment follows it, and does not count.
+
+    Returns
+    -------
+    dict
+        ``distortion_mean_scale``, ``distortion_scale_x`` … (relative to it), ``distortion_shear_xy_deg`` …: lengths
+        of the images of the axes and the angles between them, from M Mᵀ.
+    """
+    z, u = (1.0 + conditions.get(f"image_stretch_{axis}", 0.0) for axis in "zu")
+    lean = np.tan(np.deg2rad(conditions.get("specimen_shear_deg", 0.0)))
+    M = np.diag([u, u, z]) @ [[1.0, 0.0, lean], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    square = M @ M.T
+    mean, length = np.linalg.det(M) ** (1 / 3), np.sqrt(np.diag(square))
+    found = {"distortion_mean_scale": float(mean)}
+    found |= {f"distortion_scale_{a}": float(length[i] / mean) for i, a in enumerate("xyz")}
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        angle = np.rad2deg(np.arcsin(square[i, j] / (length[i] * length[j])))
+        found[f"distortion_shear_{'xyz'[i]}{'xyz'[j]}_deg"] = float(angle)
+    return found

@@ -159,6 +159,14 @@ class TwinParameters(BaseModel):
     axis_offset_px: float = Field(5.0, description="of the tilt axis from the image centre")
     axis_tilt_deg: float = Field(0.5, description="of the tilt axis in the image plane")
     angle_error_deg: float = Field(0.1, ge=0, description="rms per tilt")
+    image_shear_deg: float = Field(
+        0.0, gt=-20, lt=20, description="of all images: drift along u while the scan proceeds along z"
+    )
+    image_stretch_z: float = Field(0.0, gt=-0.2, lt=0.2, description="relative error of the scale along z")
+    image_stretch_u: float = Field(0.0, gt=-0.2, lt=0.2, description="relative error of the scale along u")
+    specimen_shear_deg: float = Field(
+        0.0, gt=-20, lt=20, description="drift along the specimen's own x while the scan proceeds along z"
+    )
     dose_electrons: float = Field(400.0, gt=0, description="detected per pixel in the brightest hundredth at 0 degrees")
 
     @model_validator(mode="after")

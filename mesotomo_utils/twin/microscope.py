@@ -10,7 +10,16 @@ one, turned about the image centre by the axis tilt a (from +u towards +z) and m
     z' = z cos a + u sin a + shift_z
     u' = u cos a - z sin a + axis_offset + shift_u
 
-Shifts are observed minus ideal positions. Everything comes from `rng`; each tilt has its own stream,
+Shifts are observed minus ideal positions. A scan that is not true to scale distorts what it sees about the
+place of the shift; before the shift is added,
+
+    z' -> (1 + image_stretch_z) z'
+    u' -> (1 + image_stretch_u) u' + z' tan(image_shear)
+
+and a specimen that drifts along its own x while the scan proceeds along z shows, at every tilt, what a sheared
+one would: x -> x + z tan(specimen_shear), hence u + z tan(specimen_shear) cos t. All four are 0 by default.
+
+Everything comes from `rng`; each tilt has its own stream,
 so the images do not depend on how many threads make them.
 """
 
@@ -111,6 +120,8 @@ def image_shape(parameters: TwinParameters, specimen: Specimen, alignment: pd.Da
     half_z = specimen.half_height_nm + p.carbon_shell_nm
     turn = abs(np.sin(np.deg2rad(p.axis_tilt_deg)))
     half_z, half_u = half_z + turn * half_u, half_u + turn * half_z
+    shear = np.abs(np.tan(np.deg2rad([p.image_shear_deg, p.specimen_shear_deg]))).sum()
+    half_z, half_u = half_z * (1 + p.image_stretch_z), half_u * (1 + p.image_stretch_u) + shear * half_z
     half_z += alignment["shift_z_nm"].abs().max() + p.margin_nm
     half_u += (alignment["shift_u_nm"] + p.axis_offset_px * p.pixel_nm).abs().max() + p.margin_nm
     rows, columns = (int(8 * np.ceil(2 * half / p.pixel_nm / 8)) for half in (half_z, half_u))
@@ -202,6 +213,29 @@ def _geometry(p: TwinParameters, alignment: pd.DataFrame, tilt: int) -> dict[str
     }
 
 
+def recorded_place(p: TwinParameters, *, angle_deg: float, axis_tilt_deg: float = 0.0) -> Array:
+    """Linear part of the way from the specimen to its recorded image.
+
+    Parameters
+    ----------
+    p
+        Stretch and shear of image and specimen.
+    angle_deg, axis_tilt_deg
+        Tilt and tilt of the axis.
+
+    Returns
+    -------
+    (2, 3) matrix that takes (x, y, z) to (z', u'), without the shift.
+    """
+    t, a = np.deg2rad([angle_deg, axis_tilt_deg])
+    specimen = np.eye(3)
+    specimen[0, 2] = np.tan(np.deg2rad(p.specimen_shear_deg))
+    projection = np.array([[0.0, 0.0, 1.0], [np.cos(t), np.sin(t), 0.0]])
+    turn = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
+    scan = np.array([[1 + p.image_stretch_z, 0.0], [np.tan(np.deg2rad(p.image_shear_deg)), 1 + p.image_stretch_u]])
+    return scan @ turn @ projection @ specimen
+
+
 def carbon_grains(specimen: Specimen, parameters: TwinParameters, rng: np.random.Generator) -> NDArray[np.float32]:
     """(N, 3) points spread evenly over the carbon, whose blurred sum is its granularity."""
     p = parameters
@@ -230,12 +264,8 @@ def project(
     The sum over the image is the sum of the atoms' weights. ``shift_u_nm`` includes the axis offset.
     """
     p = parameters
-    place = {
-        "angle_deg": angle_deg,
-        "axis_tilt_deg": axis_tilt_deg,
-        "shift_z_nm": shift_z_nm,
-        "shift_u_nm": shift_u_nm,
-    }
+    matrix = recorded_place(p, angle_deg=angle_deg, axis_tilt_deg=axis_tilt_deg)
+    place = {"matrix": matrix, "shift": np.array([shift_z_nm, shift_u_nm])}
     probe = np.hypot(p.probe_fwhm_nm / FWHM_PER_SD, p.blur_nm)
     # Pb as real and Se as imaginary masses go through one transform; symmetry tells them apart
     charges = np.array(Z_SPECIES, dtype=float) ** p.z_exponent
@@ -255,35 +285,21 @@ def project(
     return image
 
 
-def _moved(
-    points: NDArray[np.float32],
-    *,
-    angle_deg: float,
-    axis_tilt_deg: float,
-    shift_z_nm: float,
-    shift_u_nm: float,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(z, u) of points (N, 3) in the recorded image, nm, by the convention of this module."""
-    t, a = np.deg2rad([angle_deg, axis_tilt_deg])
-    # one matrix for turning by the tilt, then by the axis tilt in the image
-    to_z = np.array([np.cos(t) * np.sin(a), np.sin(t) * np.sin(a), np.cos(a)], dtype=np.float32)
-    to_u = np.array([np.cos(t) * np.cos(a), np.sin(t) * np.cos(a), -np.sin(a)], dtype=np.float32)
-    return points @ to_z + np.float32(shift_z_nm), points @ to_u + np.float32(shift_u_nm)
-
-
 def _transform(
     points: NDArray[np.float32],
     masses: NDArray[np.complex64],
     shape: tuple[int, int],
     pixel_nm: float,
-    **place: float,
+    *,
+    matrix: Array,
+    shift: Array,
 ) -> NDArray[np.complex64]:
     """Full spectrum, as of fft2, of point masses; the image's origin is at its centre."""
     if len(points) == 0:
         return np.zeros(shape, dtype=np.complex64)
     phases = []
-    for x, n in zip(_moved(points, **place), shape, strict=True):
-        turns = x / np.float32(n * pixel_nm) + np.float32((n - 1) / (2 * n))
+    for row, offset, n in zip(matrix.astype(np.float32), shift.astype(np.float32), shape, strict=True):
+        turns = (points @ row + offset) / np.float32(n * pixel_nm) + np.float32((n - 1) / (2 * n))
         phases.append(np.float32(2 * np.pi) * (turns - np.floor(turns)))
     options = {"eps": TOLERANCE, "isign": -1, "modeord": 1, "nthreads": 1}
     return finufft.nufft2d1(*phases, masses, shape, **options)
@@ -311,19 +327,23 @@ def _carbon_weight(specimen: Specimen, p: TwinParameters) -> float:
     return p.carbon_atoms_per_nm3 * np.pi * radius**2 * height * Z_CARBON**p.z_exponent
 
 
-def _carbon_image(specimen: Specimen, p: TwinParameters, shape: tuple[int, int], **place: float) -> NDArray[np.float32]:
+def _carbon_image(
+    specimen: Specimen, p: TwinParameters, shape: tuple[int, int], *, matrix: Array, shift: Array
+) -> NDArray[np.float32]:
     """Projected bar: its chord, with ends softened over a pixel or two, sampled at the pixels.
 
-    A bar about z looks the same at every tilt.
+    A bar about z looks the same at every tilt, but for a shear of the specimen.
     """
     radius = specimen.radius_nm + p.carbon_shell_nm
     half = specimen.half_height_nm + p.carbon_shell_nm
-    a = np.deg2rad(place["axis_tilt_deg"])
-    z = (np.arange(shape[0]) - (shape[0] - 1) / 2) * p.pixel_nm - place["shift_z_nm"]
-    u = (np.arange(shape[1]) - (shape[1] - 1) / 2) * p.pixel_nm - place["shift_u_nm"]
-    ideal_z = z[:, None] * np.cos(a) - u[None] * np.sin(a)
-    ideal_u = u[None] * np.cos(a) + z[:, None] * np.sin(a)
+    z = (np.arange(shape[0]) - (shape[0] - 1) / 2) * p.pixel_nm - shift[0]
+    u = (np.arange(shape[1]) - (shape[1] - 1) / 2) * p.pixel_nm - shift[1]
+    # the bar seen by its axis and by one direction across it, which are columns of the recorded place
+    across = matrix[:, :2] @ matrix[1, :2] / np.linalg.norm(matrix[1, :2])
+    back = np.linalg.inv(np.column_stack([matrix[:, 2], across]))
+    ideal_z = back[0, 0] * z[:, None] + back[0, 1] * u
+    ideal_u = back[1, 0] * z[:, None] + back[1, 1] * u
     chord = 2 * np.sqrt(np.maximum(radius**2 - ideal_u**2, 0.0))
     ends = 0.5 * (1 - special.erf((np.abs(ideal_z) - half) / (2 * p.pixel_nm)))
-    weight = p.carbon_atoms_per_nm3 * Z_CARBON**p.z_exponent * p.pixel_nm**2
+    weight = p.carbon_atoms_per_nm3 * Z_CARBON**p.z_exponent * p.pixel_nm**2 * abs(np.linalg.det(back))
     return (weight * chord * ends).astype(np.float32)
