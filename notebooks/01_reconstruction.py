@@ -39,7 +39,7 @@ from mesotomo_utils.tomography.reconstruction import reconstruct, remove_backgro
 from mesotomo_utils.tomography.tilt_series import load_tilt_series
 from mesotomo_utils.tomography.tomogram import load_tomogram, open_tomogram, write_tomogram
 from mesotomo_utils.visualization import figures, tomography_figures
-from mesotomo_utils.workflow import results
+from mesotomo_utils.workflow import peers, results
 from mesotomo_utils.workflow.sample import load_sample
 
 figures.use_style()
@@ -124,6 +124,17 @@ if has_series:
     fig = tomography_figures.sinograms(before, after, series.pixel_nm)
     rows = {"recorded": pd.DataFrame(before[::4, ::4]), "aligned": pd.DataFrame(after[::4, ::4])}
     results.save_figure(fig, run_dir, "sinogram", rows)
+
+# %% [markdown]
+# **How this compares with another program.** ETSpy, NIST's tomography suite, on the needle that it ships and on a phantom
+# of each program; both sets of shifts went through the same steps, and for each measure the best of ETSpy's routes counts.
+# Left-out: image against the reprojection of a tomogram made without it. These are stored figures; `make bench` measures
+# them anew.
+
+# %%
+compared, measured_with = peers.alignment_beside_etspy()
+print(measured_with)
+compared
 
 # %% [markdown]
 # ## A case whose answer is known
