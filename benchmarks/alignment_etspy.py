@@ -179,7 +179,7 @@ def needle(folder: Path) -> tuple[list[dict], dict[str, str]]:
     scores = {"ours": left_out_scores(prepared(series, ours))}
     for route, one in theirs.items():
         scores[route] = left_out_scores(prepared(series, one))
-        print(f"  {route:<34}{scores[route]['left_out_shift_px']:.3f} px", flush=True)
+        print(f"  {route:<44}{scores[route]['left_out_shift_px']:.3f} px", flush=True)
     best = sorted(theirs, key=lambda route: scores[route]["left_out_shift_px"])[:FINALISTS]
     halves = {which: etspy_alignments(series.select(mask), best, folder)[0] for which, mask in masks.items()}
     for name in ("ours", *best):
