@@ -46,7 +46,7 @@ from mesotomo_utils.tomography.reconstruction import reconstruct, remove_backgro
 from mesotomo_utils.tomography.tilt_series import load_tilt_series, pixel_positions
 from mesotomo_utils.tomography.tomogram import load_tomogram, open_tomogram, tomogram_attributes, write_tomogram
 from mesotomo_utils.visualization import distortion_figures, figures, lattice_figures, movies, tomography_figures
-from mesotomo_utils.workflow import results
+from mesotomo_utils.workflow import peers, results
 from mesotomo_utils.workflow.sample import load_sample
 
 figures.use_style()
@@ -78,9 +78,6 @@ if has_series:
         tilt_axis=description.tilt_axis, tilt_sign=description.tilt_sign,
     )
     print(f"{len(series)} images of {series.images.shape[1:]} pixels of {series.pixel_nm:g} nm")
-
-# %%
-if has_series:
     chosen = [int(np.argmin(np.abs(series.angles_deg - tilt))) for tilt in (-60, 0, 60)]
     fig = tomography_figures.tilt_images(series.images[chosen], series.angles_deg[chosen], series.pixel_nm)
     shown = pd.DataFrame({"image": chosen, "angle_deg": series.angles_deg[chosen]})
@@ -107,9 +104,6 @@ if has_series:
     measured = alignment.align_series(series, device=where)
     table = measured.table
     print(f"axis tilted by {measured.axis_tilt_deg:.3f}°, {measured.axis_offset_nm:.3f} nm off the centre")
-
-# %%
-if has_series:
     difference = table["angle_deg"] - table["angle_nominal_deg"]
     drawn = table.assign(angle_difference_deg=difference)
     fig = tomography_figures.alignment(drawn)
@@ -139,6 +133,17 @@ if has_series:
 # One row of the images against the tilt, and the whole series as a film, recorded beside aligned; the place of an image
 # that was left out stays black.
 #
+# **How this compares with another program.** ETSpy, NIST's tomography suite, on the needle that it ships and on a phantom
+# of each program; both sets of shifts went through the same steps, and for each measure the best of ETSpy's routes counts.
+# Left-out: image against the reprojection of a tomogram made without it. These are stored figures; `make bench` measures
+# them anew.
+
+# %%
+compared, measured_with = peers.alignment_beside_etspy()
+print(measured_with)
+compared
+
+# %% [markdown]
 # ## A case whose answer is known
 #
 # The Fourier transform of a projection is a line through the transform of the slice. Fill the plane
