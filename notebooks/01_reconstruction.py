@@ -54,7 +54,8 @@ iterations = 30  # of sirt and cgls
 comparison_nm = 1.0  # thickness of the central slab that is also reconstructed by SIRT
 window_nm = None  # edge of the windows of the spectra; None: 128 voxels
 point_spread_nm = 0.1  # point spread of the simulated spectrum
-memory_gb = None  # limit of the working memory; None: 0.6 GB
+memory_gb = None  # limit of the working memory; None: 1 GB a core
+dask = None  # address of a Dask scheduler whose workers take the slabs; None: the cores of this machine
 
 # %% [markdown]
 # ## What goes in
@@ -154,7 +155,7 @@ saved = results.save_figure(fig, run_dir, "known_case", pd.DataFrame({"made": [1
 # %%
 making = {
     "method": method, "engine": engine, "device": where, "iterations": iterations,
-    "memory": None if memory_gb is None else 1e9 * memory_gb, "attributes": {"sample": description.name},
+    "memory": None if memory_gb is None else 1e9 * memory_gb, "dask": dask, "attributes": {"sample": description.name},
 }
 if has_series:
     reconstruct(aligned, out=f"{run_dir}/tomogram.ome.zarr", **making)
@@ -199,7 +200,7 @@ saved = results.save_figure(fig, run_dir, "fig_1d_tomogram", {k: pd.DataFrame(v[
 if has_series:
     half_slab = max(1, round(comparison_nm / voxel_nm / 2))
     middle = max(0, middle_z - half_slab), min(tomogram.shape[0], middle_z + half_slab)
-    slab = reconstruct(aligned, method="sirt", iterations=iterations, device=where, slab=middle)
+    slab = reconstruct(aligned, method="sirt", iterations=iterations, device=where, slab=middle, dask=dask)
     sirt = slab[middle_z - middle[0]]
     correlation = np.corrcoef(xy.ravel(), sirt.ravel())[0, 1]
     print(f"correlation of the two slices: {correlation:.3f}")
