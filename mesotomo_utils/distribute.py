@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
 from mesotomo_utils.backend import cpu_count
+
+_AHEAD = 3
+"""Items handed to a cluster for each of its threads: one at work, the others on their way."""
+_CONNECT_S, _WORKERS_S = 10, 60
+"""How long a scheduler may take to answer, and its first worker to come, seconds."""
 
 
 def map_items(
@@ -25,7 +32,7 @@ def map_items(
     Parameters
     ----------
     function
-        Pure function of one item. For Dask it must be picklable.
+        Pure function of one item. For Dask it must be picklable; it travels once to each worker.
     items
         What to map over: slabs, tilts, dots.
     workers
@@ -43,34 +50,104 @@ def map_items(
     Raises
     ------
     RuntimeError
-        ``dask`` is given and ``distributed`` is not installed.
+        ``dask`` is given and ``distributed`` is not installed, or no scheduler or no worker answers.
     Exception
-        Whatever the function raised, for the first item that failed.
+        Whatever the function raised, for the first item that failed; the items after it are given up.
+    """
+    return list(each_item(function, items, workers=workers, dask=dask, progress=progress))
+
+
+def each_item(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    *,
+    workers: int | None = None,
+    dask: str | None = None,
+    progress: str | None = None,
+) -> Iterator[Any]:
+    """As :func:`map_items`, but yield each result when its turn comes: they need not fit in memory together.
+
+    A cluster is handed a few items per thread at a time, so that large ones do not pile up there either.
     """
     items = list(items)
     bar = {"total": len(items), "desc": progress, "disable": progress is None, "file": sys.stdout}
     if not sys.stdout.isatty():
         bar["mininterval"] = 15  # seconds: in a log a line now and then, no running bar
-    if dask is not None:
-        return _map_dask(function, items, dask, bar)
     workers = cpu_count() if workers is None else workers
-    if workers <= 1 or len(items) <= 1:
-        return [function(item) for item in tqdm(items, **bar)]
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        return list(tqdm(pool.map(function, items), **bar))
+    if dask is not None:
+        with connect(dask) as client:
+            # the function is a result of the cluster's own: made again where the worker that had it is lost
+            carried = client.submit(_same, function, pure=False)
+            ahead = _AHEAD * sum(client.nthreads().values())
+            results = _in_order(lambda item: client.submit(_apply, carried, item, pure=False), items, ahead)
+            yield from tqdm(results, **bar)
+    elif workers <= 1 or len(items) <= 1:
+        yield from tqdm(map(function, items), **bar)
+    else:
+        with ThreadPoolExecutor(max_workers=workers) as pool:
+            yield from tqdm(_in_order(lambda item: pool.submit(function, item), items, len(items)), **bar)
 
 
-def _map_dask(
-    function: Callable[[Any], Any], items: list[Any], address: str, bar: dict[str, Any]
-) -> list[Any]:
+@contextmanager
+def connect(address: str) -> Iterator[Any]:
+    """A client of a Dask cluster that has a worker or more.
+
+    Parameters
+    ----------
+    address
+        Of the scheduler, such as ``tcp://host:8786``.
+
+    Yields
+    ------
+    distributed.Client
+        Closed at the end; what it still had to do is given up.
+
+    Raises
+    ------
+    RuntimeError
+        ``distributed`` is not installed; no scheduler answers there; it has no worker.
+    """
     try:
-        from distributed import Client, as_completed
+        import dask
+        from distributed import Client
     except ImportError as error:
+        raise RuntimeError(f"dask={address!r} needs the package distributed; `pip install 'mesotomo[dask]'`") from error
+    try:
+        client = Client(address, set_as_default=False, timeout=_CONNECT_S)
+    except (OSError, ValueError) as error:
         raise RuntimeError(
-            f"dask={address!r} needs the package distributed; `pip install 'mesotomo[dask]'`"
+            f"no Dask scheduler answers at {address!r} ({' '.join(str(error).split())}); start `dask scheduler`, "
+            "give the address it prints, and start `dask worker ADDRESS` on each machine"
         ) from error
-    with Client(address, set_as_default=False) as client:
-        futures = client.map(function, items, pure=False)
-        for _ in tqdm(as_completed(futures), **bar):
-            pass
-        return client.gather(futures)
+    # the images of a slab are meant to travel with their task: lost with a worker, they are sent again
+    with client, dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+        try:
+            client.wait_for_workers(1, timeout=_WORKERS_S)
+        except TimeoutError as error:
+            raise RuntimeError(
+                f"the Dask scheduler at {address!r} has no worker; start `dask worker {address}` on each machine"
+            ) from error
+        yield client
+
+
+def _in_order(submit: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
+    """Results in the order of the items, with at most ``ahead`` items under way; the rest is cancelled at the end."""
+    waiting: deque[Any] = deque()
+    try:
+        for item in items:
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+            waiting.append(submit(item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _same(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return function
+
+
+def _apply(function: Callable[[Any], Any], item: Any) -> Any:
+    return function(item)

@@ -62,7 +62,8 @@ comparison_nm = 1.0  # thickness of the central slab that is also reconstructed 
 window_nm = None  # edge of the windows of the spectra; None: 128 voxels
 point_spread_nm = 0.1  # point spread of the simulated spectrum
 correct_distortion = False  # undo the distortion that all dots share, all but the mean scale
-memory_gb = None  # limit of the working memory; None: 0.6 GB
+memory_gb = None  # limit of the working memory; None: 1 GB a core
+dask = None  # address of a Dask scheduler whose workers take the slabs; None: the cores of this machine
 
 # %% [markdown]
 # ## What goes in
@@ -96,8 +97,8 @@ if has_series:
 # Nothing outside the images says where each one lies. Three facts about one rigid object do: the mass in each
 # row does not change with the tilt, which gives the shifts along z; the centre of mass moves on a
 # sinusoid, which gives them along u; and a tomogram of all images must reproduce each image, which refines both and
-# the tilt of the axis and tells by how much each angle is off. Slow patterns of the angles, such as a scale of the
-# goniometer, are hardly told: a distorted object explains them almost as well, so they stay near nominal.
+# the tilt of the axis and tells by how much each angle is off. A stretch of the specimen across the axis looks like an
+# error of the angles in step with twice the tilt; that one no series tells, and it stays at nominal.
 
 # %%
 if has_series:
@@ -172,7 +173,7 @@ saved = results.save_figure(fig, run_dir, "known_case", pd.DataFrame({"made": [1
 # %%
 making = {
     "method": method, "engine": engine, "device": where, "iterations": iterations,
-    "memory": None if memory_gb is None else 1e9 * memory_gb, "attributes": {"sample": description.name},
+    "memory": None if memory_gb is None else 1e9 * memory_gb, "dask": dask, "attributes": {"sample": description.name},
 }
 if has_series:
     reconstruct(aligned, out=f"{run_dir}/tomogram.ome.zarr", **making)
@@ -219,7 +220,7 @@ saved = results.save_figure(fig, run_dir, "fig_1d_tomogram", {k: pd.DataFrame(v[
 if has_series:
     half_slab = max(1, round(comparison_nm / voxel_nm / 2))
     middle = max(0, middle_z - half_slab), min(tomogram.shape[0], middle_z + half_slab)
-    slab = reconstruct(aligned, method="sirt", iterations=iterations, device=where, slab=middle)
+    slab = reconstruct(aligned, method="sirt", iterations=iterations, device=where, slab=middle, dask=dask)
     sirt = slab[middle_z - middle[0]]
     correlation = np.corrcoef(xy.ravel(), sirt.ravel())[0, 1]
     print(f"correlation of the two slices: {correlation:.3f}")

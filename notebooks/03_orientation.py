@@ -48,6 +48,7 @@ device = "auto"  # the dots are small: threads on the CPU do them
 window_nm = None  # diameter of the window; None: 1.3 times the nominal dot
 false_accepts = 0.01  # chance that a dot without a lattice is accepted
 seed = 3  # of the noise of the known case
+dask = None  # address of a Dask scheduler whose workers take the dots; None: the cores of this machine
 
 # %% [markdown]
 # ## What goes in
@@ -160,7 +161,7 @@ known_table.T.rename(columns={0: f"off by {known_error_deg:.3f}°"}).round(4)
 if possible:
     table = orientation.orient_dots(
         tomogram.data, voxel_nm, xyz, control=True, false_accepts=false_accepts,
-        progress="orientations", **settings,
+        progress="orientations", dask=dask, **settings,
     )
 else:
     table = orientation.without_lattice(len(xyz))
@@ -209,7 +210,7 @@ errors, common_deg = pd.DataFrame({"sigma_deg": np.full(len(table), np.nan)}), n
 if visible and all(results.exists(run_dir, name) for name in halves):
     even, odd = (open_tomogram(results.path(run_dir, name)).data for name in halves)
     errors, common_deg = orientation_errors.half_set_sigmas(
-        even, odd, voxel_nm, xyz, table, progress="half sets", **settings
+        even, odd, voxel_nm, xyz, table, progress="half sets", dask=dask, **settings
     )
 errors.describe().T.round(4)
 

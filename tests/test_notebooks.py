@@ -127,9 +127,9 @@ MAY_IMPORT = {
 EXCEPTIONS = {
     # a sample is opened before anything is written, and the twin asked whether it knows its parameters
     "workflow.inputs": {"tomography.tilt_series", "tomography.tomogram", "twin.imposed"},
-    # `mesotomo check`, and the device that was asked for
+    # `mesotomo check`, and the device and the cluster that were asked for
     "workflow.cli": {"twin.compare"},
-    "workflow.pipeline": {"backend"},
+    "workflow.pipeline": {"backend", "distribute"},
     # cores and off-screen rendering
     "workflow.doctor": {"backend", "visualization.glyphs"},
 }

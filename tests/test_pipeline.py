@@ -10,12 +10,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from mesotomo_utils import distribute
 from mesotomo_utils.workflow import pipeline, results
 from mesotomo_utils.workflow.notebooks import NotebookError, declared_parameters, find_notebooks
 from mesotomo_utils.workflow.resume import Hashes
@@ -47,6 +49,7 @@ results.record(run_dir, "00_sample", [])
 
 SECOND = """factor = 2
 words = "some"
+dask = None
 
 # %%
 import os, time
@@ -216,6 +219,22 @@ def test_a_changed_parameter_reruns_its_step_and_what_reads_from_it(bench: Bench
 
 def test_a_parameter_without_effect_on_the_tables_stops_there(bench: Bench) -> None:
     assert bench.run(parameters=[("words", "other")]) == ["02_centres"]
+
+
+def test_a_cluster_goes_to_the_steps_that_take_one_and_changes_nothing(bench: Bench, monkeypatch) -> None:
+    monkeypatch.setattr(distribute, "connect", nullcontext)
+    options = {"dask": "tcp://a:8786"}
+    given = bench.prepare(options=options).given
+    assert given["02_centres"] == options
+    assert given["05_mesoscale"] == {}
+    assert bench.run(options=options) == []
+
+
+def test_a_cluster_that_does_not_answer_is_bad_input(empty_bench: Bench) -> None:
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    with pytest.raises(pipeline.BadInput, match="no Dask scheduler answers at 'nothing:"):
+        empty_bench.prepare(options={"dask": "nothing://at.all"})
+    assert not empty_bench.run_dir.exists()
 
 
 def test_a_changed_input_file_reruns_what_reads_it(bench: Bench) -> None:
@@ -408,6 +427,7 @@ def test_06_and_07_are_skipped_where_03_saw_no_lattice(tmp_path: Path, write_sam
         ({"parameters": [("05.factor", "2")]}, "05_mesoscale has no parameter 'factor'"),
         ({"parameters": [("factor", "big")]}, "expected a number such as 2, found 'big'"),
         ({"parameters": [("device", "cpu")]}, "use --device"),
+        ({"parameters": [("dask", "tcp://a:8786")]}, "use --dask"),
         ({"parameters": [("09.factor", "1")]}, "there is no step '09'"),
         ({"device": "gpu"}, "device must be one of"),
         ({"first": "11"}, "there is no step '11'"),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mesotomo_utils.workflow import results
+from mesotomo_utils.workflow import files, results
 from mesotomo_utils.workflow.gallery import copy_gallery
 from mesotomo_utils.workflow.summary import results_table
 
@@ -133,6 +133,20 @@ def test_json_holds_no_nan(tmp_path: Path) -> None:
     assert results.read_json(tmp_path, "mono.json") == {"R": [[1.0, 0.0], [0.0, 1.0]], "bad": [None, 1.0], "p": "a"}
     with pytest.raises(TypeError, match="cannot be written as JSON"):
         results.write_json(tmp_path, "mono.json", {"a": object()})
+
+
+def test_a_folder_is_gone_at_once_however_its_removal_ends(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "tomogram.ome.zarr"
+    (folder / "0").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            files.remove(folder)
+    assert not folder.exists()
+    (left,) = tmp_path.iterdir()
+    assert left.match(".tmp-*")  # which the next run removes
+    files.remove(left)
+    assert not list(tmp_path.iterdir())
 
 
 def test_publish_replaces_a_folder(tmp_path: Path) -> None:

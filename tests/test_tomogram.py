@@ -1,5 +1,7 @@
 """Tomograms come back as they were written, say where they lie, and are whole or not there."""
 
+import pickle
+
 import h5py
 import mrcfile
 import numpy as np
@@ -65,6 +67,45 @@ def test_written_in_slabs(tmp_path, volume):
         writer.write(64, volume[64:])
         writer.write(0, volume[:64])
     assert np.array_equal(open_tomogram(tmp_path / "a.ome.zarr").load(), volume)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 8, 32])
+def test_thin_slabs_make_the_same_pyramid(tmp_path, volume, depth):
+    whole = open_tomogram(write_tomogram(tmp_path / "a.ome.zarr", volume, 0.1, levels=4))
+    with TomogramWriter(tmp_path / "b.ome.zarr", volume.shape, 0.1, levels=4, depth=depth) as writer:
+        for first in reversed(range(0, len(volume), depth)):
+            # as it reaches another process
+            pickle.loads(pickle.dumps(writer)).write(first, volume[first : first + depth], "key")
+            writer.finished[first] = "key"
+    thin = open_tomogram(tmp_path / "b.ome.zarr")
+    assert thin.data.chunks[0] == depth
+    for level in range(4):
+        assert np.allclose(thin.level(level)[0], whole.level(level)[0], atol=1e-6)
+
+
+def test_no_two_slabs_share_a_chunk(tmp_path, volume):
+    with TomogramWriter(tmp_path / "a.ome.zarr", volume.shape, 0.1, levels=4, depth=8) as writer:
+        writer.write(0, volume)
+    for level, rows in enumerate((8, 4, 2, 1)):
+        assert open_tomogram(tmp_path / "a.ome.zarr").group[str(level)].chunks[0] == rows
+    with TomogramWriter(tmp_path / "b.ome.zarr", volume.shape, 0.1, depth=8) as writer:
+        for first, last in ((4, 12), (8, 12)):
+            with pytest.raises(TomogramError, match=f"from slice {first} to {last} shares a chunk"):
+                writer.write(first, volume[first:last])
+        writer.write(0, volume)
+
+
+def test_a_writer_left_behind_does_not_write_into_what_came_after_it(tmp_path, volume):
+    old = TomogramWriter(tmp_path / "a.ome.zarr", volume.shape, 0.1, resume="fbp").__enter__()
+    old.write(0, volume[:64], "these images")
+    with TomogramWriter(tmp_path / "a.ome.zarr", volume.shape, 0.1, resume="sirt") as writer:
+        assert not writer.finished
+        with pytest.raises(TomogramError, match="begun anew"):
+            old.write(64, volume[64:])
+        writer.write(0, 2 * volume)
+    assert np.array_equal(open_tomogram(tmp_path / "a.ome.zarr").load(), 2 * volume)
+    with pytest.raises(TomogramError, match="not see the file system"):
+        old.write(64, volume[64:])
 
 
 def test_a_tomogram_is_whole_or_not_there(tmp_path, volume):
@@ -193,6 +234,9 @@ def test_refuses_other_axes_and_voxels(tmp_path, volume):
         spoil(lambda image: image["datasets"][0]["coordinateTransformations"][0].update(scale=[0.1, 0.1, 0.2]))
     with pytest.raises(TomogramError, match="three axes"):
         TomogramWriter(path, (3, 0, 3), 0.1)
+    for depth in (0, 3, 128):
+        with pytest.raises(TomogramError, match="power of 2 up to 64"):
+            TomogramWriter(path, (3, 3, 3), 0.1, depth=depth)
     with pytest.raises(TomogramError, match="positive length"):
         TomogramWriter(path, (3, 3, 3), 0)
     with pytest.raises(TomogramError, match="does not fit"):  # noqa: SIM117

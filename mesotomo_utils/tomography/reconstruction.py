@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,16 @@ import numpy as np
 from mesotomo_utils import backend, distribute
 from mesotomo_utils.tomography.engines import ENGINES, METHODS
 from mesotomo_utils.tomography.tilt_series import TiltSeries, plain_metadata
-from mesotomo_utils.tomography.tomogram import CHUNK, TomogramWriter
+from mesotomo_utils.tomography.tomogram_writer import CHUNK, TomogramWriter
 
-_WORK_BYTES = 600e6
+_SLAB_BYTES = 1e9
 """Working memory of one slab where no limit is given, bytes."""
-_TRANSFORM_BYTES = 300e6
-"""What the transforms of one batch take beside that, bytes."""
+_BATCH_BYTES = 256e6
+"""What the projector takes for a batch of transforms, at most, bytes."""
+_FIXED_BYTES = 80e6
+"""What the libraries take for themselves once they are at work, bytes."""
+_SHALLOW = 16
+"""Slabs that go to disk are not cut thinner than this but for want of memory: cubes are read from its chunks."""
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -33,6 +39,7 @@ def reconstruct(
     nonnegative: bool = True,
     slab: tuple[int, int] | None = None,
     memory: str | float | None = None,
+    dask: str | None = None,
     out: str | Path | None = None,
     attributes: Mapping[str, Any] | None = None,
     progress: str | None = None,
@@ -58,10 +65,14 @@ def reconstruct(
     slab
         (first, last) slices to reconstruct, last excluded; all if left out.
     memory
-        Limit of the working memory and, where there is no ``out``, of the tomogram: bytes, or text
-        such as ``"4GB"``.
+        Limit of what this takes beside the series, the tomogram too where there is no ``out``: bytes, or
+        text such as ``"4GB"``. With ``dask`` it is the limit of each worker process.
+    dask
+        Address of a Dask scheduler (``tcp://host:8786``) whose workers take the slabs; None for threads here.
+        ``out`` must lie on a file system that the workers share.
     out
-        OME-Zarr to write into; the tomogram is then never whole in memory.
+        OME-Zarr to write into; the tomogram is then never whole in memory. Stopped and called again with the
+        same series and settings, it goes on from the slabs that are written.
     attributes
         Kept in ``out`` beside method, engine, device, iterations and ``series``: name, pixel, angles and
         metadata of the series, its alignment with them.
@@ -79,7 +90,7 @@ def reconstruct(
         An unknown method or engine or one without the other, a slab outside the series, no iteration, or a
         memory limit too small for one pair of slices or for the tomogram.
     RuntimeError
-        The engine or the device is not there; nothing falls back to another.
+        The engine, the device or the cluster is not there; nothing falls back to another.
 
     Notes
     -----
@@ -101,44 +112,97 @@ def reconstruct(
         raise ValueError(f"slab ({first}, {last}) does not lie in the {n_z} slices of the series")
     shape = (last - first, n_u, n_u)
     limit = None if memory is None else parse_memory(memory)
-    rows = _slab_rows(n_tilts, n_u, method, limit, held=0 if out is not None else 4 * math.prod(shape))
-    if out is not None and rows >= CHUNK:
-        rows -= rows % CHUNK
-    resolved = backend.resolve_device(device)
-    own = threading.local()
-    # one slab a thread, each with transforms of its own: no thread waits for another. The other engines
-    # take all cores for one slab themselves
-    workers = backend.cpu_count() if engine == "nufft" and resolved == "cpu" else 1
-    rows = min(rows, max(2, 2 * math.ceil(shape[0] / workers / 2))) if out is None else rows
-    options = {"threads": 1} if workers > 1 else {}
-
-    def run(block: np.ndarray) -> np.ndarray:
-        if not hasattr(own, "engine"):
-            own.engine = ENGINES[engine](series.angles_deg, n_u, resolved, **options)
-        return own.engine(block, method, iterations, nonnegative)
-
-    def one(start: int) -> tuple[int, np.ndarray]:
-        block = series.images[:, start : min(start + rows, last)] / np.float32(series.pixel_nm)
-        return start - first, run(block)
-
-    starts = range(first, last, rows)
+    if dask is None:
+        resolved, cluster = backend.resolve_device(device), None
+        # one slab a thread, each with transforms of its own; the other engines take all cores for one slab themselves
+        at_once = backend.cpu_count() if engine == "nufft" and resolved == "cpu" else 1
+    else:
+        with distribute.connect(dask) as client:
+            resolved = client.submit(backend.resolve_device, device, pure=False).result()
+            at_once, cluster = max(client.nthreads().values()), sum(client.nthreads().values())
+    # on a GPU the copies that a method makes lie there
+    size = {"n_tilts": n_tilts, "n_u": n_u, "method": method if resolved == "cpu" else "fbp"}
+    need = partial(slab_bytes, **size, to_disk=out is not None, waits=dask is not None)
+    held = _FIXED_BYTES + (4 * math.prod(shape) if out is None and dask is None else 0)
+    if out is None:  # some slabs for each thread, or at least one
+        each = shape[0] / (cluster or at_once)
+        enough = max(round(each / 4), min(8, 2 * math.ceil(each / 2)))
+    else:
+        enough = max(_SHALLOW, shape[0] // 8)
+    rows, at_once = _slab_rows(need, limit, held=held, enough=enough, at_once=at_once, fixed=dask is not None)
+    job = _Job(series, engine, resolved, method, iterations, nonnegative)
+    # views: a slab's images are copied where it is reconstructed
+    slabs = [(start - first, series.images[:, start : min(start + rows, last)]) for start in range(first, last, rows)]
+    options = {"workers": at_once, "dask": dask, "progress": progress}
     if out is None:
         volume = np.empty(shape, np.float32)
-
-        def keep(start: int) -> None:
-            at, slices = one(start)
-            volume[at : at + len(slices)] = slices
-
-        distribute.map_items(keep, starts, workers=workers, progress=progress)
+        for (at, images), slices in zip(slabs, distribute.each_item(job, slabs, **options), strict=True):
+            volume[at : at + images.shape[1]] = slices
         return volume
     source = {"name": series.name, "pixel_nm": series.pixel_nm, "angles_deg": series.angles_deg.round(6)}
     notes: dict[str, Any] = {"method": method, "engine": engine, "device": resolved, "n_tilts": n_tilts}
     notes["series"] = plain_metadata({**series.metadata, **source})
     if method != "fbp":
         notes |= {"iterations": iterations, "nonnegative": nonnegative}
-    with TomogramWriter(out, shape, series.pixel_nm, attributes={**notes, **(attributes or {})}) as writer:
-        distribute.map_items(lambda start: writer.write(*one(start)), starts, workers=workers, progress=progress)
+    with TomogramWriter(
+        out, shape, series.pixel_nm, attributes={**notes, **(attributes or {})}, depth=rows, resume=job.name()
+    ) as writer:
+        job.writer = writer
+        for at, images in slabs:
+            if at in writer.finished and writer.finished[at] != _digest(images):
+                del writer.finished[at]  # of other images
+        left = [slab for slab in slabs if slab[0] not in writer.finished]
+        for (at, _), key in zip(left, distribute.each_item(job, left, **options), strict=True):
+            writer.finished[at] = key
     return Path(out)
+
+
+class _Job:
+    """Reconstructs one slab after another, here or on a worker; each thread keeps transforms of its own.
+
+    Where it has a writer it writes the slices and returns the slab's key, else it returns the slices.
+    """
+
+    def __init__(
+        self, series: TiltSeries, engine: str, device: str, method: str, iterations: int, nonnegative: bool
+    ) -> None:
+        self.geometry = (np.asarray(series.angles_deg, dtype=float), series.images.shape[2], device)
+        self.pixel_nm = np.float32(series.pixel_nm)
+        self.engine = engine
+        self.solve = (method, iterations, nonnegative)
+        # always one thread a slab: the last digits of finufft, 5e-5 of the largest value, depend on how many it has
+        self.options = {"threads": 1} if engine == "nufft" else {}
+        self.writer: TomogramWriter | None = None
+        self._own = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: item for key, item in self.__dict__.items() if key != "_own"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _own=threading.local())
+
+    def __call__(self, slab: tuple[int, np.ndarray]) -> np.ndarray | str:
+        first, images = slab
+        if not hasattr(self._own, "engine"):
+            self._own.engine = ENGINES[self.engine](*self.geometry, **self.options)
+        slices = self._own.engine(images / self.pixel_nm, *self.solve)
+        return slices if self.writer is None else self.writer.write(first, slices, _digest(images))
+
+    def name(self) -> str:
+        """All that the voxels follow from but for the images: settings, and the code itself."""
+        angles, *rest = self.geometry
+        code = hashlib.sha256(angles.tobytes())
+        for file in sorted(Path(__file__).parent.glob("*.py")):
+            code.update(file.read_bytes())
+        return f"{self.engine} {rest} {self.solve} {self.pixel_nm} {code.hexdigest()}"
+
+
+def _digest(images: np.ndarray) -> str:
+    """Of a slab's images [tilt, z, u], tilt by tilt: they are no copy."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(np.ascontiguousarray(image))
+    return digest.hexdigest()
 
 
 def remove_background(series: TiltSeries, *, margin: float = 0.04) -> TiltSeries:
@@ -205,15 +269,55 @@ def parse_memory(memory: str | float) -> float:
     return float(memory)
 
 
-def _slab_rows(n_tilts: int, n_u: int, method: str, limit: float | None, *, held: float) -> int:
-    """How many slices make a slab: even, so that the same slices share a transform however the slabs fall."""
-    # a slice, its images, and their copies at work; the iterations hold several of each
-    copies = 1 if method == "fbp" else 4
-    per_slice = 4 * copies * (n_u**2 + 2 * n_tilts * n_u)
-    available = _WORK_BYTES if limit is None else limit - held - _TRANSFORM_BYTES
-    rows = int(available / backend.cpu_count() // per_slice)
-    if rows < 2:
-        need = (held + _TRANSFORM_BYTES + 2 * per_slice * backend.cpu_count()) / 1e9
-        mend = "raise it, or give `out` to write the tomogram slab by slab" if held else "raise it"
-        raise ValueError(f"memory of {(limit or 0) / 1e9:.2g} GB is too little, {need:.2g} GB are needed; {mend}")
-    return min(rows - rows % 2, CHUNK)
+def _slab_rows(
+    need: Callable[[int], float], limit: float | None, *, held: float, enough: int, at_once: int, fixed: bool
+) -> tuple[int, int]:
+    """How many slices make a slab, and how many slabs are at work at once.
+
+    Slabs are 2, 4, 8 … slices: the same slices share a transform however the slabs fall, and on disk a slab is a
+    row of chunks.
+
+    Parameters
+    ----------
+    need
+        Memory of a slab of so many slices, bytes.
+    limit, held
+        Memory in all, None for no limit, and what of it is taken, bytes.
+    enough
+        Slices beyond which a slab need not grow.
+    at_once
+        Slabs at work at once, at most; with ``fixed`` it is not ours to say.
+    """
+    for workers in (at_once,) if fixed else range(at_once, 0, -1):
+        each = _SLAB_BYTES if limit is None else (limit - held) / workers
+        rows = CHUNK
+        while rows > 2 and (rows > enough or need(rows) > each):
+            rows //= 2
+        if limit is None or need(rows) <= each:
+            return rows, workers
+    least = (held + (at_once if fixed else 1) * need(2)) / 1e9
+    mend = "raise it, or give `out` to write the tomogram slab by slab" if held > _FIXED_BYTES else "raise it"
+    raise ValueError(f"memory of {limit / 1e9:.2g} GB is too little, {least:.2g} GB are needed; {mend}")
+
+
+def slab_bytes(rows: int, *, n_tilts: int, n_u: int, method: str, to_disk: bool, waits: bool) -> float:
+    """Peak memory of one slab at work, bytes, as far as its arrays go.
+
+    Parameters
+    ----------
+    rows, n_tilts, n_u
+        Slices of the slab, tilts, and pixels of an image across the axis.
+    method
+        As of :func:`reconstruct`.
+    to_disk
+        It is written with its part of the pyramid; else it waits to be copied into the tomogram.
+    waits
+        Others wait beside it on a worker of a cluster.
+    """
+    area, line = n_u**2, n_tilts * n_u
+    slices, sinograms = {"fbp": (1, 1), "sirt": (2, 3), "cgls": (6, 4)}[method]
+    slices += 0.75 if to_disk else 1 + waits
+    sinograms += 2 * waits
+    pair = 8 * (7.5 * line + 2 * area)
+    # arrays, a batch of transforms, finufft's own grid
+    return 4 * rows * (slices * area + sinograms * line) + max(pair, min(_BATCH_BYTES, pair * rows / 2)) + 12.5 * area

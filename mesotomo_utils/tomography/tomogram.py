@@ -8,34 +8,20 @@ files; each level of the pyramid carries its own, and all levels lie on top of e
 from __future__ import annotations
 
 import importlib
-import math
-import os
-import shutil
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
 import zarr
-from ome_zarr_models.v05 import Image
-from zarr.codecs import BloscCodec
 
-CHUNK = 64
-"""Edge of a chunk, voxels."""
-_SMALLEST_LEVEL = 128
-"""The pyramid ends where the longest edge is no longer than this, voxels."""
-_KEY = "mesotomo"
+from mesotomo_utils.tomography.tomogram_writer import CHUNK, KEY, TomogramError, TomogramWriter, check_finite
+
 _READERS = {".mrc": "mrc", ".map": "mrc", ".rec": "mrc", ".tif": "tiff", ".tiff": "tiff", ".hspy": "hspy"}
 _HDF5 = (".h5", ".hdf5", ".hdf")
 _NM = {"nm": 1.0, "nanometer": 1.0, "å": 0.1, "angstrom": 0.1, "µm": 1e3, "μm": 1e3, "um": 1e3, "micrometer": 1e3}
-
-
-class TomogramError(ValueError):
-    """A tomogram that cannot be used as it is; the message names the file and the mend."""
 
 
 @dataclass(frozen=True)
@@ -87,167 +73,6 @@ class Tomogram:
         if not 0 <= k < len(self.levels):
             raise IndexError(f"{self.path.name} has levels 0 to {len(self.levels) - 1}, not {k}")
         return np.asarray(self.group[self.levels[k]][:], dtype=np.float32), self.voxel_nm * 2**k
-
-
-class TomogramWriter:
-    """Writes a tomogram slab by slab; under its final name only once it is whole.
-
-    Parameters
-    ----------
-    path
-        Folder to make, by custom ``something.ome.zarr``. One that exists is replaced at the end.
-    shape
-        (Z, Y, X).
-    voxel_nm
-        Edge of a voxel, nm.
-    attributes
-        Kept with the tomogram: anything JSON can hold.
-    levels
-        Number of levels of the pyramid; None goes down to an edge of 128 voxels.
-
-    Raises
-    ------
-    TomogramError
-        On entering: shape or voxel are not positive. On leaving: slices were not written.
-
-    Examples
-    --------
-    ::
-
-        with TomogramWriter("a.ome.zarr", (128, 100, 100), 0.5) as writer:
-            writer.write(0, lower)  # slices 0 to 63
-            writer.write(64, upper)
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        shape: tuple[int, int, int],
-        voxel_nm: float,
-        *,
-        attributes: Mapping[str, Any] | None = None,
-        levels: int | None = None,
-    ) -> None:
-        self.path = Path(path)
-        if len(shape) != 3 or min(shape) < 1:
-            raise TomogramError(f"{self.path.name}: a tomogram has three axes, none empty; the shape is {shape}")
-        if not (math.isfinite(voxel_nm) and voxel_nm > 0):
-            raise TomogramError(f"{self.path.name}: voxel_nm must be a positive length, not {voxel_nm}")
-        self.shape = tuple(int(n) for n in shape)
-        self.voxel_nm = float(voxel_nm)
-        self.attributes = dict(attributes or {})
-        if levels is None:
-            levels = 1 + max(0, math.ceil(math.log2(max(self.shape) / _SMALLEST_LEVEL)))
-        self.levels = levels
-        self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
-        self._written = np.zeros(self.shape[0], bool)
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._group = zarr.open_group(self._partial, mode="w", zarr_format=3)
-        self._create(0, self.shape)
-        return self
-
-    def write(self, first: int, slab: np.ndarray) -> None:
-        """Write slices from ``first`` on.
-
-        Parameters
-        ----------
-        first
-            Number of the slab's first slice. Threads may write side by side; processes must begin at multiples
-            of :data:`CHUNK`, because a chunk can have one writer only.
-        slab
-            (n, Y, X).
-
-        Raises
-        ------
-        TomogramError
-            The slab does not fit, or holds a value that is not finite (its slice is named).
-        """
-        slab = np.asarray(slab, dtype=np.float32)
-        last = first + len(slab)
-        if slab.shape[1:] != self.shape[1:] or first < 0 or last > self.shape[0]:
-            raise TomogramError(
-                f"{self.path.name}: a slab of {slab.shape} at slice {first} does not fit a tomogram of {self.shape}"
-            )
-        _check_finite(slab, self.path.name, first)
-        # two slabs may share a chunk, which is read, changed and written
-        with self._lock:
-            self._group["0"][first:last] = slab
-        self._written[first:last] = True
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            shutil.rmtree(self._partial, ignore_errors=True)
-            return
-        if not self._written.all():
-            shutil.rmtree(self._partial, ignore_errors=True)
-            raise TomogramError(
-                f"{self.path.name}: {np.count_nonzero(~self._written)} of {self.shape[0]} slices were never written, "
-                f"the first is {int(np.argmin(self._written))}"
-            )
-        for level in range(1, self.levels):
-            self._coarsen(level)
-        # last of all: without these attributes no reader takes the folder for a tomogram
-        self._group.attrs.put(
-            {
-                "ome": {"version": "0.5", "multiscales": [self._multiscale()]},
-                _KEY: {"attributes": self.attributes, "origin": "centre of the volume"},
-            }
-        )
-        Image.from_zarr(self._group)
-        _replace(self._partial, self.path)
-
-    def _create(self, level: int, shape: tuple[int, ...]) -> zarr.Array:
-        return self._group.create_array(
-            str(level),
-            shape=shape,
-            chunks=tuple(min(CHUNK, n) for n in shape),
-            dtype="float32",
-            compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=4),
-            dimension_names=["z", "y", "x"],
-        )
-
-    def _coarsen(self, level: int) -> None:
-        """Average 2 × 2 × 2 voxels of the level above; odd edges are repeated."""
-        fine = self._group[str(level - 1)]
-        shape = tuple((n + 1) // 2 for n in fine.shape)
-        coarse = self._create(level, shape)
-        for first in range(0, shape[0], CHUNK):
-            block = fine[2 * first : 2 * (first + CHUNK)]
-            block = np.pad(block, [(0, n % 2) for n in block.shape], mode="edge")
-            block = (block[::2] + block[1::2]) / 2
-            block = (block[:, ::2] + block[:, 1::2]) / 2
-            coarse[first : first + len(block)] = (block[:, :, ::2] + block[:, :, 1::2]) / 2
-
-    def _multiscale(self) -> dict[str, Any]:
-        datasets = []
-        for level in range(self.levels):
-            # voxel 0 of a level is the mean of 2^level voxels of the full one, and sits in their middle
-            shift = (2**level - 1) / 2
-            translation = [(shift - (n - 1) / 2) * self.voxel_nm for n in self.shape]
-            datasets.append(
-                {
-                    "path": str(level),
-                    "coordinateTransformations": [
-                        {"type": "scale", "scale": [self.voxel_nm * 2**level] * 3},
-                        {"type": "translation", "translation": translation},
-                    ],
-                }
-            )
-        return {
-            "name": self.path.name.removesuffix(".ome.zarr"),
-            "axes": [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"],
-            "datasets": datasets,
-            "type": "mean",
-        }
 
 
 def write_tomogram(
@@ -308,7 +133,8 @@ def open_tomogram(path: str | Path) -> Tomogram:
     if not path.is_dir():
         raise TomogramError(f"{path} is missing; expected the folder of an OME-Zarr tomogram")
     try:
-        group = zarr.open_group(path, mode="r")
+        # absolute, because a worker elsewhere that reads from it has another working folder
+        group = zarr.open_group(path.absolute(), mode="r")
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise TomogramError(f"{path.name} is no zarr group ({error})") from error
     attributes = dict(group.attrs)
@@ -334,7 +160,7 @@ def open_tomogram(path: str | Path) -> Tomogram:
     unit = units.pop().lower() if len(units) == 1 else ""
     if unit not in _NM:
         raise TomogramError(f"{path.name}: its axes carry no common unit of length; expected nanometer")
-    own = attributes.get(_KEY, {})
+    own = attributes.get(KEY, {})
     return Tomogram(path, group, levels, _cubic(scale * _NM[unit], path.name), dict(own.get("attributes", {})))
 
 
@@ -414,16 +240,10 @@ def check_tomogram(volume: np.ndarray, name: str) -> None:
         raise TomogramError(f"{name}: a tomogram has the axes [z, y, x]; this array has the shape {volume.shape}")
     if volume.size == 0:
         raise TomogramError(f"{name}: the tomogram is empty, its shape is {volume.shape}")
-    _check_finite(volume, name, 0)
+    check_finite(volume, name, 0)
     first = volume.flat[0]
     if all(np.all(section == first) for section in volume):
         raise TomogramError(f"{name}: the tomogram is constant, every voxel is {first:g}; nothing is in it")
-
-
-def _check_finite(slab: np.ndarray, name: str, first: int) -> None:
-    for z, section in enumerate(slab):
-        if not np.isfinite(section.sum(dtype=np.float64)):
-            raise TomogramError(f"{name}: slice {first + z} (from 0) holds values that are not finite")
 
 
 def _cubic(voxel: np.ndarray, name: str) -> float:
@@ -472,12 +292,3 @@ def _load_rosettasciio(path: Path, plugin: str) -> tuple[np.ndarray, float | Non
     if len(known) >= 2:
         voxel = _cubic(np.array([scales[i] * _NM[units[i]] for i in known]), path.name)
     return np.squeeze(volumes[0]["data"]), voxel
-
-
-def _replace(partial: Path, final: Path) -> None:
-    """Move a whole folder to its name; an older one there goes once the new one stands."""
-    old = final.with_name(f".{final.name}.old-{os.getpid()}")
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)

@@ -47,6 +47,9 @@ def remove(target: str | Path) -> None:
     """Remove a file or a whole folder; nothing happens where there is none."""
     target = Path(target)
     if target.is_dir() and not target.is_symlink():
+        # a kill halfway must not leave half a folder under a name that is read
+        if not target.name.startswith("."):
+            target = target.rename(target.with_name(f".tmp-{os.getpid()}-gone-{target.name}"))
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)

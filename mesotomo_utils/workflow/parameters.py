@@ -77,7 +77,7 @@ def _set(
     where: str,
 ) -> None:
     if key in SETTINGS:
-        mend = "use --device" if key == "device" else "it is set by the command"
+        mend = f"use --{key}" if key in ("device", "dask") else "it is set by the command"
         raise BadInput(f"{where}: {key} is no parameter of a step; {mend}")
     for stem in targets:
         known = [name for name in defaults[stem] if name not in SETTINGS]

@@ -104,7 +104,7 @@ def prepare(
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     options
-        Parameters such as ``memory_gb`` that go to every step that declares them.
+        Parameters such as ``memory_gb`` and ``dask`` that go to every step that declares them.
     steps, root
         Another pipeline than that of the repository, for tests.
     pixel_nm
@@ -114,9 +114,10 @@ def prepare(
     ------
     BadInput
         The notebooks are not those of `steps`; a step or a parameter is unknown or of the wrong
-        type; the device cannot be had; the folder cannot be written; what earlier steps should
+        type; the device or the cluster cannot be had; the folder cannot be written; what earlier steps should
         have left is missing.
     """
+    from mesotomo_utils import distribute
     from mesotomo_utils.backend import resolve_device
 
     root = repository_root() if root is None else Path(root)
@@ -131,6 +132,9 @@ def prepare(
         low = stems.index(find_step(first)) if first else 0
         high = stems.index(find_step(last)) if last else len(stems) - 1
         defaults = {stem: notebooks.declared_parameters(file) for stem, file in files.items()}
+        if (options or {}).get("dask") is not None:
+            with distribute.connect(options["dask"]):
+                pass  # it is there
     except (ValueError, RuntimeError) as error:
         raise BadInput(str(error)) from None
     if low > high:

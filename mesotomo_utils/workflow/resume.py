@@ -11,8 +11,8 @@ from typing import Any
 from mesotomo_utils.workflow.files import write_text
 from mesotomo_utils.workflow.sample import Sample
 
-# set by the command for every step; what they point to is compared by content instead
-PLACES = ("sample", "run_dir")
+# set by the command for every step; what they point to is compared by content instead, and a cluster changes nothing
+PLACES = ("sample", "run_dir", "dask")
 
 
 class Hashes:
