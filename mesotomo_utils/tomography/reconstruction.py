@@ -15,6 +15,7 @@ from mesotomo_utils import backend, distribute
 from mesotomo_utils.tomography.engines import ENGINES, METHODS
 from mesotomo_utils.tomography.tilt_series import TiltSeries
 from mesotomo_utils.tomography.tomogram import CHUNK, TomogramWriter
+from mesotomo_utils.tomography.transforms import load_transforms
 
 _WORK_BYTES = 600e6
 """Working memory of one slab where no limit is given, bytes."""
@@ -59,7 +60,7 @@ def reconstruct(
         (first, last) slices to reconstruct, last excluded; all if left out.
     memory
         Limit of the working memory and, where there is no ``out``, of the tomogram: bytes, or text
-        such as ``"4GB"``.
+        such as ``"4GB"``. On a GPU it is the limit of the host's; of its own memory the GPU uses what is free.
     out
         OME-Zarr to write into; the tomogram is then never whole in memory.
     attributes
@@ -100,10 +101,13 @@ def reconstruct(
         raise ValueError(f"slab ({first}, {last}) does not lie in the {n_z} slices of the series")
     shape = (last - first, n_u, n_u)
     limit = None if memory is None else parse_memory(memory)
-    rows = _slab_rows(n_tilts, n_u, method, limit, held=0 if out is not None else 4 * math.prod(shape))
+    resolved = backend.resolve_device(device)
+    held = 0 if out is not None else 4 * math.prod(shape)
+    # a GPU takes one slab at a time, and the engine sees that the method's copies fit there
+    gpu = resolved == "cuda"
+    rows = _slab_rows(n_tilts, n_u, "fbp" if gpu else method, limit, held=held, slabs=1 if gpu else None)
     if out is not None and rows >= CHUNK:
         rows -= rows % CHUNK
-    resolved = backend.resolve_device(device)
     own = threading.local()
     # one slab a thread, each with transforms of its own: no thread waits for another. The other engines
     # take all cores for one slab themselves
@@ -131,6 +135,8 @@ def reconstruct(
         distribute.map_items(keep, starts, workers=workers, progress=progress)
         return volume
     notes: dict[str, Any] = {"method": method, "engine": engine, "device": resolved, "n_tilts": n_tilts}
+    if engine == "nufft":
+        notes["transforms"] = load_transforms(resolved)[0]
     if method != "fbp":
         notes |= {"iterations": iterations, "nonnegative": nonnegative}
     with TomogramWriter(out, shape, series.pixel_nm, attributes={**notes, **(attributes or {})}) as writer:
@@ -202,15 +208,21 @@ def parse_memory(memory: str | float) -> float:
     return float(memory)
 
 
-def _slab_rows(n_tilts: int, n_u: int, method: str, limit: float | None, *, held: float) -> int:
-    """How many slices make a slab: even, so that the same slices share a transform however the slabs fall."""
+def _slab_rows(
+    n_tilts: int, n_u: int, method: str, limit: float | None, *, held: float, slabs: int | None = None
+) -> int:
+    """How many slices make a slab: even, so that the same slices share a transform however the slabs fall.
+
+    ``slabs`` are at work at once: one a CPU if left out.
+    """
+    slabs = backend.cpu_count() if slabs is None else slabs
     # a slice, its images, and their copies at work; the iterations hold several of each
     copies = 1 if method == "fbp" else 4
     per_slice = 4 * copies * (n_u**2 + 2 * n_tilts * n_u)
     available = _WORK_BYTES if limit is None else limit - held - _TRANSFORM_BYTES
-    rows = int(available / backend.cpu_count() // per_slice)
+    rows = int(available / slabs // per_slice)
     if rows < 2:
-        need = (held + _TRANSFORM_BYTES + 2 * per_slice * backend.cpu_count()) / 1e9
+        need = (held + _TRANSFORM_BYTES + 2 * per_slice * slabs) / 1e9
         mend = "raise it, or give `out` to write the tomogram slab by slab" if held else "raise it"
         raise ValueError(f"memory of {(limit or 0) / 1e9:.2g} GB is too little, {need:.2g} GB are needed; {mend}")
     return min(rows - rows % 2, CHUNK)
