@@ -84,6 +84,28 @@ def fft_module(xp: ModuleType) -> ModuleType:
     return importlib.import_module("scipy.fft" if xp is np else "cupyx.scipy.fft")
 
 
+def free_memory() -> int:
+    """Bytes that arrays on the GPU can still take: free on the device or in CuPy's pool, within the pool's limit."""
+    cupy = importlib.import_module("cupy")
+    pool = cupy.get_default_memory_pool()
+    free = cupy.cuda.runtime.memGetInfo()[0] + pool.free_bytes()
+    limit = pool.get_limit()
+    return min(free, limit - pool.used_bytes()) if limit else free
+
+
+def is_memory_short(error: Exception) -> bool:
+    """Whether an error says that memory ran out: CuPy's and cuFFT's do, cufinufft's only name the step that failed."""
+    steps = ("CUFFT_ALLOC_FAILED", "Error creating plan", "Error setting non-uniform points", "Error executing plan")
+    return isinstance(error, MemoryError) or any(step in str(error) for step in steps)
+
+
+def release_memory() -> None:
+    """Return to the GPU what CuPy holds without need: kept plans of transforms and unused blocks of its pool."""
+    cupy = importlib.import_module("cupy")
+    cupy.fft.config.get_plan_cache().clear()
+    cupy.get_default_memory_pool().free_all_blocks()
+
+
 def cpu_count() -> int:
     """Return the number of cores this process may run on (not those of the whole machine)."""
     if hasattr(os, "sched_getaffinity"):

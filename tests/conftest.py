@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from mesotomo_utils import backend
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs a GPU says why it could not run; it never passes without one."""
+    if item.get_closest_marker("gpu"):
+        try:
+            backend.resolve_device("cuda")
+        except RuntimeError as error:
+            pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

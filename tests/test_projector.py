@@ -1,9 +1,12 @@
 """Laws of the projector: an adjoint pair, linear, turned with its object, right on a disc."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from mesotomo_utils.tomography.projector import Projector, angular_weights
+from mesotomo_utils.tomography.transforms import load_transforms
 
 
 def disc(size: int, radius: float, centre=(0.0, 0.0), oversampling: int = 8) -> np.ndarray:
@@ -180,10 +183,30 @@ def test_refuses_wrong_shapes_and_types():
         angular_weights([np.inf, 1.0])
 
 
-def test_a_gpu_without_cufinufft_is_an_error(monkeypatch):
-    from mesotomo_utils.tomography import projector
+def test_names_its_transforms(monkeypatch, caplog):
+    assert Projector([0.0], 8).transforms == "finufft"
+    assert Projector([0.0], 8, transforms="gridding").transforms == "gridding"
+    with pytest.raises(ValueError, match="transforms on 'cpu' must be one of finufft, gridding, not 'cufinufft'"):
+        Projector([0.0], 8, transforms="cufinufft")
+    monkeypatch.setitem(sys.modules, "cufinufft", None)
+    with caplog.at_level("INFO"):
+        assert load_transforms("cuda") == ("gridding", None)
+    assert "cufinufft cannot be loaded" in caplog.text
+    # asked for by name it is not replaced
+    with pytest.raises(RuntimeError, match=r"cufinufft is not installed.*pip install cufinufft, or leave"):
+        load_transforms("cuda", "cufinufft")
+    monkeypatch.setitem(sys.modules, "finufft", None)
+    with pytest.raises(RuntimeError, match=r"finufft is not installed.*pip install finufft$"):
+        Projector([0.0], 8)
 
-    monkeypatch.setattr(projector.backend, "resolve_device", lambda device: "cuda")
-    monkeypatch.setitem(__import__("sys").modules, "cufinufft", None)
-    with pytest.raises(RuntimeError, match="cufinufft"):
-        Projector([0.0], 8, device="cuda")
+
+@pytest.mark.parametrize("n_u", [48, 49])
+def test_gridding_projects_as_finufft_does(n_u):
+    rng = np.random.default_rng(8)
+    angles = np.arange(0, 180, 4.0)
+    ours, theirs = (Projector(angles, n_u, transforms=name) for name in ("gridding", "finufft"))
+    slices = rng.normal(size=(5, n_u, n_u)).astype(np.float32)
+    series = rng.normal(size=(45, 5, n_u)).astype(np.float32)
+    for name, given in (("forward", slices), ("adjoint", series), ("fbp", series)):
+        expected = getattr(theirs, name)(given)
+        assert np.linalg.norm(getattr(ours, name)(given) - expected) < 1e-4 * np.linalg.norm(expected)

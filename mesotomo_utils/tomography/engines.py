@@ -8,6 +8,7 @@ back to another: what is absent is an error that names the mend.
 from __future__ import annotations
 
 import importlib
+import logging
 from types import ModuleType
 from typing import Any
 
@@ -16,9 +17,15 @@ import numpy as np
 from mesotomo_utils import backend
 from mesotomo_utils.tomography.projector import Projector
 
+log = logging.getLogger(__name__)
+
 METHODS = ("fbp", "sirt", "cgls")
 _RESTART = 10
 """CGLS iterations between two projections onto non-negative slices."""
+_COPIES = {"fbp": 1.5, "sirt": 3.5, "cgls": 5.5}
+"""How many times slices and images lie on a GPU at the height of each method."""
+_SHARE = 0.8
+"""How much of a GPU's free memory to count on."""
 
 
 class NufftEngine:
@@ -34,21 +41,75 @@ class NufftEngine:
         ``"cpu"`` or ``"cuda"``.
     threads
         Threads of the transforms; all CPUs if left out.
+
+    Notes
+    -----
+    On a GPU the slab goes over in parts that fit the memory free there, in halves of those where it does not
+    suffice after all. Slices do not depend on each other and parts begin at even ones: the result is the same.
     """
 
     def __init__(self, angles_deg: np.ndarray, n_u: int, device: str, threads: int | None = None) -> None:
         self.device = device
         self.projector = Projector(angles_deg, n_u, device=device, threads=threads)
         self._weights: tuple[np.ndarray, np.ndarray] | None = None
+        self._most: dict[str, int] = {}
 
     def __call__(self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
-        """Reconstruct a slab ``[tilt, z, u]`` to ``[z, y, x]`` numpy, value per pixel."""
+        """Reconstruct a slab ``[tilt, z, u]`` to ``[z, y, x]`` numpy, value per pixel.
+
+        Raises
+        ------
+        MemoryError
+            The GPU's memory does not hold two slices and what their method needs.
+        """
+        if self.device == "cpu":
+            return self._reconstruct(slab, method, iterations, nonnegative)
+        if method not in self._most:
+            self._most[method] = self._fitting(method)
+        n_z, n = slab.shape[1], self.projector.size
+        out = np.empty((n_z, n, n), np.float32)
+        first = 0
+        while first < n_z:
+            last = min(first + self._most[method], n_z)
+            try:
+                out[first:last] = self._on_gpu(slab[:, first:last], method, iterations, nonnegative)
+            except (MemoryError, RuntimeError) as error:
+                if not backend.is_memory_short(error):
+                    raise
+                if last - first <= 2:
+                    raise MemoryError(
+                        f"the GPU's memory is too small for {method} of two slices of {n} × {n} from "
+                        f"{slab.shape[0]} tilts ({error}); free some (`nvidia-smi` shows who holds it), or use "
+                        "device='cpu'"
+                    ) from error
+                fits = -(-(last - first) // 4) * 2
+            else:
+                first = last
+                continue
+            # only here, where the error no longer refers to the arrays, can they be given back
+            log.warning("GPU memory is short: %d slices at once do not fit, trying %d", last - first, fits)
+            self._most[method] = fits
+            self.projector.release()
+            backend.release_memory()
+        return out
+
+    def _on_gpu(self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
         images = backend.to_device(slab, self.device)
+        return backend.to_numpy(self._reconstruct(images, method, iterations, nonnegative))
+
+    def _fitting(self, method: str) -> int:
+        """How many slices the GPU's memory holds at once: even, at least 2."""
+        n, n_tilts = self.projector.size, self.projector.n_tilts
+        per_slice = 4 * _COPIES[method] * (n**2 + n_tilts * self.projector.n_u)
+        slices = int((_SHARE * backend.free_memory() - self.projector.batch_bytes) / per_slice)
+        return max(2, slices - slices % 2)
+
+    def _reconstruct(self, images: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
         if method == "fbp":
-            return backend.to_numpy(self.projector.fbp(images))
+            return self.projector.fbp(images)
         if method == "sirt":
-            return backend.to_numpy(self._sirt(images, iterations, nonnegative))
-        return backend.to_numpy(self._cgls(images, iterations, nonnegative))
+            return self._sirt(images, iterations, nonnegative)
+        return self._cgls(images, iterations, nonnegative)
 
     def _sirt(self, images: np.ndarray, iterations: int, nonnegative: bool) -> np.ndarray:
         """Iterate x ← x + C Aᵀ R (p − A x), C and R the inverse column and row sums (Gregor and Benson 2008)."""

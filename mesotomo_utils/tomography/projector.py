@@ -1,8 +1,9 @@
 """Parallel-beam projection of a stack of slices, and its adjoint, through the Fourier slice theorem.
 
 A projection's Fourier transform is a line through the centre of the slice's transform. The
-non-uniform FFT of finufft samples those lines straight from the pixels, so one projection of an
-n × n slice costs n² log n for all tilts together instead of n² per tilt.
+non-uniform FFT samples those lines straight from the pixels, so one projection of an n × n slice
+costs n² log n for all tilts together instead of n² per tilt. On the CPU it is finufft's; on a GPU
+cufinufft's where that can be loaded, else the one of :mod:`~mesotomo_utils.tomography.gridding`.
 
 Two slices travel in one complex transform. The projections of a real slice are real, so the real
 and the imaginary part come out unmixed; this halves the work at no loss.
@@ -10,18 +11,24 @@ and the imaginary part come out unmixed; this halves the work at no loss.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
 from scipy.fft import next_fast_len
 
 from mesotomo_utils import backend
+from mesotomo_utils.tomography.gridding import Gridding, grid_edge
+from mesotomo_utils.tomography.transforms import load_transforms
 
 _COARSE_GRID_FROM = 3e-5
-"""finufft's grid of 1.25 times the pixels reaches 7e-5 in single precision, at half the time of its grid of 2."""
-_PLAN_BYTES = 256e6
+"""finufft's grid of 1.25 times the pixels takes half the time of its grid of 2.
+
+In single precision it reaches 7e-5 for paper-size slices, and 1.8e-4 where finufft itself runs several threads.
+"""
+_PLAN_BYTES = {"cpu": 256e6, "cuda": 2e9}
 """Upper bound of the working arrays of one batch of transforms, bytes."""
+_PLAN_SHARE = 0.25
+"""The same on a GPU, as a share of the memory that it has free."""
 
 
 class Projector:
@@ -49,13 +56,18 @@ class Projector:
         ``"float32"`` or ``"float64"``: the precision of the transforms and of what they return.
     threads
         Number of threads; if left out all CPUs allowed to this process, but 1 for small slices.
+    transforms
+        Which non-uniform FFT, as of :func:`~mesotomo_utils.tomography.transforms.load_transforms`. The attribute
+        of this name says which it is.
 
     Raises
     ------
     ValueError
-        No angle, an angle is not finite, a size below 2, or an unknown dtype.
+        No angle, an angle is not finite, a size below 2, an unknown dtype, or transforms that are
+        not of the device.
     RuntimeError
-        A GPU is asked for and CuPy or cufinufft is absent.
+        A GPU is asked for and CuPy is absent, the transforms asked for cannot be loaded, or on a GPU there is
+        neither cufinufft nor a compiler for our own kernels.
 
     Notes
     -----
@@ -87,6 +99,7 @@ class Projector:
         tolerance: float = 5e-5,
         dtype: str = "float32",
         threads: int | None = None,
+        transforms: str | None = None,
     ) -> None:
         angles = np.atleast_1d(np.asarray(angles_deg, dtype=np.float64))
         if angles.ndim != 1 or angles.size == 0:
@@ -107,7 +120,7 @@ class Projector:
         small = self.size**2 + 2 * self.n_u * angles.size < 1e5
         self.threads = int(threads) if threads else 1 if small else backend.cpu_count()
         self._complex = np.dtype("complex64" if dtype == "float32" else "complex128")
-        self._library = _nufft_library(self.device)
+        self.transforms, self._library = load_transforms(self.device, transforms)
         self._plans: dict[tuple[int, int], Any] = {}
 
         # Corners reach to size/√2 from the axis; what lies beyond the period's half must not fold into the field.
@@ -115,12 +128,17 @@ class Projector:
         self.length = _odd_fast_length(max(reach, self.n_u))
         frequency = 2 * np.pi * np.fft.fftfreq(self.length)
         radians = np.deg2rad(angles)[:, None]
-        real = self.dtype
-        self._points = [self._array((frequency * trig(radians)).ravel().astype(real)) for trig in (np.sin, np.cos)]
+        points = [(frequency * trig(radians)).ravel() for trig in (np.sin, np.cos)]
+        if self.transforms == "gridding":
+            options = {"tolerance": self.tolerance, "dtype": self._complex.name, "device": self.device}
+            self._gridding = Gridding((points[0], points[1]), self.size, **options)
+        else:
+            self._points = [self._array(values.astype(self.dtype)) for values in points]
         # finufft counts pixels from −(n // 2) and the FFT from 0: the phase moves both origins to the exact centre.
         half = self.size // 2 - (self.size - 1) / 2
         offset = half * (np.cos(radians) + np.sin(radians)) + (self.n_u - 1) / 2
         self._phase = self._array(np.exp(-1j * frequency * offset).astype(self._complex))
+        self._pairs, self.batch_bytes = self._batch()
 
     @property
     def n_tilts(self) -> int:
@@ -241,11 +259,17 @@ class Projector:
 
     def _execute(self, kind: int, data: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """One batch through the plan of its size; plans are kept."""
+        if self.transforms == "gridding":
+            result = self._gridding.to_images(data) if kind == 1 else self._gridding.to_points(data)
+            return result.reshape(-1, *shape)
         xp = backend.get_array_module(data)
         n = data.shape[0]
         if (kind, n) not in self._plans:
-            options: dict[str, Any] = {}
-            if self.device == "cpu":
+            options: dict[str, Any] = {"eps": self.tolerance}
+            if self.device == "cuda":
+                # one point more of window, so that GPU and CPU together stay within twice the tolerance
+                options["eps"] = self.tolerance / 5
+            else:
                 options["nthreads"] = self.threads
                 if self.tolerance >= _COARSE_GRID_FROM:
                     options["upsampfac"] = 1.25
@@ -253,7 +277,6 @@ class Projector:
                 kind,
                 (self.size, self.size),
                 n_trans=n,
-                eps=self.tolerance,
                 isign=1 if kind == 1 else -1,
                 dtype=self._complex.name,
                 **options,
@@ -265,11 +288,28 @@ class Projector:
         result = self._plans[kind, n].execute(xp.ascontiguousarray(data))
         return result.reshape(n, *shape)
 
+    def release(self) -> None:
+        """Give back the memory that plans hold until they are needed again."""
+        self._plans.clear()
+
+    def _batch(self) -> tuple[int, float]:
+        """How many pairs of slices to transform at once, and the bytes at work then."""
+        points = 3 * self.n_tilts * 2 * self.length + 2 * self.size**2
+        if self.transforms == "gridding":  # the grid, what the FFT works in, and the pixels on their way
+            points += 3 * grid_edge(self.size, self.tolerance) ** 2
+        elif self.transforms == "cufinufft":  # a grid and what the FFT works in for either direction
+            points += 4 * (2 * self.size) ** 2
+        per_pair = self._complex.itemsize * points
+        limit = _PLAN_BYTES[self.device]
+        if self.device == "cuda":
+            limit = min(limit, _PLAN_SHARE * backend.free_memory())
+        pairs = int(np.clip(limit // per_pair, 1, 16))
+        return pairs, pairs * per_pair
+
     def _batches(self, n_z: int) -> list[tuple[int, int]]:
         """Ranges of slices whose transforms fit the working memory; each begins at an even slice."""
-        per_pair = self._complex.itemsize * (3 * self.n_tilts * 2 * self.length + 2 * self.size**2)
-        pairs = int(np.clip(_PLAN_BYTES // per_pair, 1, 16))
-        return [(first, min(first + 2 * pairs, n_z)) for first in range(0, n_z, 2 * pairs)]
+        step = 2 * self._pairs
+        return [(first, min(first + step, n_z)) for first in range(0, n_z, step)]
 
     def _transform(self, function: Any, data: np.ndarray, **options: Any) -> np.ndarray:
         if self.device == "cpu":
@@ -364,14 +404,3 @@ def _odd_fast_length(minimum: int) -> int:
         if rest == 1:
             return length
         length += 2
-
-
-def _nufft_library(device: str) -> Any:
-    """finufft, or cufinufft on a GPU."""
-    name = "finufft" if device == "cpu" else "cufinufft"
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise RuntimeError(
-            f"device={device!r} needs {name}, which is not installed: pip install {name}, or device='cpu'"
-        ) from error

@@ -17,6 +17,7 @@ from mesotomo_utils import backend, distribute
 from mesotomo_utils.tomography.engines import ENGINES, METHODS
 from mesotomo_utils.tomography.tilt_series import TiltSeries, plain_metadata
 from mesotomo_utils.tomography.tomogram_writer import CHUNK, TomogramWriter
+from mesotomo_utils.tomography.transforms import load_transforms
 
 _SLAB_BYTES = 1e9
 """Working memory of one slab where no limit is given, bytes."""
@@ -66,7 +67,8 @@ def reconstruct(
         (first, last) slices to reconstruct, last excluded; all if left out.
     memory
         Limit of what this takes beside the series, the tomogram too where there is no ``out``: bytes, or
-        text such as ``"4GB"``. With ``dask`` it is the limit of each worker process.
+        text such as ``"4GB"``. With ``dask`` it is the limit of each worker process. On a GPU it is the
+        limit of the host's; of its own memory the GPU uses what is free.
     dask
         Address of a Dask scheduler (``tcp://host:8786``) whose workers take the slabs; None for threads here.
         ``out`` must lie on a file system that the workers share.
@@ -114,11 +116,13 @@ def reconstruct(
     limit = None if memory is None else parse_memory(memory)
     if dask is None:
         resolved, cluster = backend.resolve_device(device), None
+        transforms = _transforms_of(resolved)
         # one slab a thread, each with transforms of its own; the other engines take all cores for one slab themselves
         at_once = backend.cpu_count() if engine == "nufft" and resolved == "cpu" else 1
     else:
         with distribute.connect(dask) as client:
             resolved = client.submit(backend.resolve_device, device, pure=False).result()
+            transforms = client.submit(_transforms_of, resolved, pure=False).result()
             at_once, cluster = max(client.nthreads().values()), sum(client.nthreads().values())
     # on a GPU the copies that a method makes lie there
     size = {"n_tilts": n_tilts, "n_u": n_u, "method": method if resolved == "cpu" else "fbp"}
@@ -142,6 +146,8 @@ def reconstruct(
     source = {"name": series.name, "pixel_nm": series.pixel_nm, "angles_deg": series.angles_deg.round(6)}
     notes: dict[str, Any] = {"method": method, "engine": engine, "device": resolved, "n_tilts": n_tilts}
     notes["series"] = plain_metadata({**series.metadata, **source})
+    if engine == "nufft":
+        notes["transforms"] = transforms
     if method != "fbp":
         notes |= {"iterations": iterations, "nonnegative": nonnegative}
     with TomogramWriter(
@@ -195,6 +201,10 @@ class _Job:
         for file in sorted(Path(__file__).parent.glob("*.py")):
             code.update(file.read_bytes())
         return f"{self.engine} {rest} {self.solve} {self.pixel_nm} {code.hexdigest()}"
+
+
+def _transforms_of(device: str) -> str:
+    return load_transforms(device)[0]
 
 
 def _digest(images: np.ndarray) -> str:
