@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from scipy.fft import irfft, rfft
 
 from mesotomo_utils import backend
 from mesotomo_utils.tomography.projector import Projector
@@ -165,7 +166,7 @@ class AstraEngine:
 
 
 class TomopyEngine:
-    """Gridrec, SIRT and CGLS's nearest kin through TomoPy.
+    """Gridrec and SIRT through TomoPy.
 
     Parameters
     ----------
@@ -178,6 +179,13 @@ class TomopyEngine:
     ------
     RuntimeError
         TomoPy is not installed, or ``"cuda"`` is asked for.
+
+    Notes
+    -----
+    Gridrec wraps what its filter spreads beyond the field, puts the axis on pixel n/2 in x and n/2 − 1 in y,
+    and is 1.12 times too high (in TomoPy 1.15). So the images are padded to three times their width and
+    moved to have the axis in the centre, and the scale is measured on a Gaussian: 1 % is left. TomoPy's
+    SIRT has the axis where ours is if told that it lies at n/2.
     """
 
     def __init__(self, angles_deg: np.ndarray, n_u: int, device: str) -> None:
@@ -189,14 +197,48 @@ class TomopyEngine:
         # TomoPy's detector axis is x cos θ − y sin θ
         self._radians = -np.deg2rad(np.asarray(angles_deg, dtype=float))
         self._n_u = n_u
+        self._scale: float | None = None
 
     def __call__(self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
         """Reconstruct a slab ``[tilt, z, u]`` to ``[z, y, x]``, value per pixel."""
-        options: dict[str, Any] = {"algorithm": "gridrec", "filter_name": "ramlak"}
-        if method == "sirt":
-            options = {"algorithm": "sirt", "num_iter": iterations}
-        slices = self._tomopy.recon(slab, self._radians, center=(self._n_u - 1) / 2, sinogram_order=False, **options)
-        return np.maximum(slices, 0) if method == "sirt" and nonnegative else slices
+        if method == "fbp":
+            return self._gridrec(slab) * np.float32(self._gridrec_scale())
+        if not nonnegative:
+            return self._sirt(slab, iterations, None)
+        slices = None
+        for _ in range(iterations):  # each iteration depends on the slices alone
+            slices = np.maximum(self._sirt(slab, 1, slices), 0)
+        return slices
+
+    def _sirt(self, slab: np.ndarray, iterations: int, start: np.ndarray | None) -> np.ndarray:
+        return self._tomopy.recon(
+            slab, self._radians, center=self._n_u / 2, algorithm="sirt", num_iter=iterations, init_recon=start
+        )
+
+    def _gridrec(self, slab: np.ndarray) -> np.ndarray:
+        n = self._n_u
+        width = 3 * n + n % 2
+        spectrum = rfft(np.pad(slab, ((0, 0), (0, 0), (n, width - 2 * n))))
+        if n % 2 == 0:  # half a pixel back along x and on along y
+            shift = -0.5 * (np.cos(self._radians) + np.sin(self._radians))[:, None, None]
+            spectrum *= np.exp(-2j * np.pi * np.fft.rfftfreq(width) * shift).astype(np.complex64)
+        moved = irfft(spectrum, width)
+        slices = self._tomopy.recon(
+            moved, self._radians, center=n + (n - 1) / 2, algorithm="gridrec", filter_name="ramlak"
+        )
+        row, column = width // 2 - (n + 1) // 2, width // 2 - n // 2
+        return slices[:, row : row + n, column : column + n]
+
+    def _gridrec_scale(self) -> float:
+        """What gridrec's slices must be multiplied by: of a Gaussian of height 1, by least squares."""
+        if self._scale is None:
+            sigma = self._n_u / 16
+            u = np.arange(self._n_u) - (self._n_u - 1) / 2
+            profile = np.exp(-(u**2) / (2 * sigma**2))
+            images = np.tile((sigma * np.sqrt(2 * np.pi) * profile).astype(np.float32), (len(self._radians), 1, 1))
+            found, truth = self._gridrec(images)[0], np.outer(profile, profile)
+            self._scale = float((found * truth).sum() / (found**2).sum())
+        return self._scale
 
 
 ENGINES: dict[str, Any] = {"nufft": NufftEngine, "astra": AstraEngine, "tomopy": TomopyEngine}
