@@ -18,8 +18,8 @@ from mesotomo_utils import backend
 from mesotomo_utils.tomography.projector import Projector
 
 METHODS = ("fbp", "sirt", "cgls")
-_RESTART = 10
-"""CGLS iterations between two projections onto non-negative slices."""
+_TINY = np.finfo(np.float32).tiny
+"""Keeps an empty slice, which has nothing to gain, from spreading 0/0."""
 
 
 class NufftEngine:
@@ -49,7 +49,8 @@ class NufftEngine:
             return backend.to_numpy(self.projector.fbp(images))
         if method == "sirt":
             return backend.to_numpy(self._sirt(images, iterations, nonnegative))
-        return backend.to_numpy(self._cgls(images, iterations, nonnegative))
+        cgls = self._bounded_cgls if nonnegative else self._cgls
+        return backend.to_numpy(cgls(images, iterations))
 
     def _sirt(self, images: np.ndarray, iterations: int, nonnegative: bool) -> np.ndarray:
         """Iterate x ← x + C Aᵀ R (p − A x), C and R the inverse column and row sums (Gregor and Benson 2008)."""
@@ -76,32 +77,58 @@ class NufftEngine:
             self._weights = (xp.maximum(rows, 1.0), xp.maximum(columns, 0.1 * self.projector.n_tilts))
         return self._weights
 
-    def _cgls(self, images: np.ndarray, iterations: int, nonnegative: bool) -> np.ndarray:
-        """Conjugate gradients on the normal equations, each slice with its own step lengths.
+    def _cgls(self, images: np.ndarray, iterations: int) -> np.ndarray:
+        """Conjugate gradients on the normal equations, each slice with its own step lengths."""
+        xp = backend.get_array_module(images)
+        slices = xp.zeros((images.shape[1], self.projector.size, self.projector.size), np.float32)
+        residual = images.copy()
+        gradient = self.projector.adjoint(residual)
+        direction = gradient.copy()
+        norm = _dot(xp, gradient, gradient)
+        for _ in range(iterations):
+            projected = self.projector.forward(direction)
+            step = norm / xp.maximum(_dot(xp, projected, projected, along="tzu"), _TINY)
+            slices += step[:, None, None] * direction
+            residual -= step[None, :, None] * projected
+            gradient = self.projector.adjoint(residual)
+            previous, norm = norm, _dot(xp, gradient, gradient)
+            direction *= (norm / xp.maximum(previous, _TINY))[:, None, None]
+            direction += gradient
+        return slices
 
-        With ``nonnegative`` the run stops every ten iterations, sets negative voxels to zero and
-        starts afresh from there: a step that clips in between would spoil the conjugate directions.
+    def _bounded_cgls(self, images: np.ndarray, iterations: int) -> np.ndarray:
+        """Conjugate gradients among non-negative slices.
+
+        Each step moves only the voxels that are free: positive, or at zero and drawn upwards. It ends at the
+        least squares along its line; what went below zero is then set to zero and the residual is taken anew.
+        Clipping changes the free voxels, so successive directions are made conjugate by Polak and Ribière's
+        formula, which falls back on the gradient by itself where they are not.
         """
         xp = backend.get_array_module(images)
-        n = self.projector.size
-        slices = xp.zeros((images.shape[1], n, n), np.float32)
-        for first in range(0, iterations, _RESTART if nonnegative else iterations):
-            residual = images - self.projector.forward(slices) if first else images.copy()
+        slices = xp.zeros((images.shape[1], self.projector.size, self.projector.size), np.float32)
+        residual = images
+        direction = previous = norm = None
+        for iteration in range(iterations):
             gradient = self.projector.adjoint(residual)
-            direction = gradient.copy()
-            norm = _energy(xp, gradient, (1, 2))
-            for _ in range(min(_RESTART, iterations - first) if nonnegative else iterations):
-                projected = self.projector.forward(direction)
-                # an empty slice has nothing to gain; 0/0 must not spread
-                step = norm / xp.maximum(_energy(xp, projected, (0, 2)), np.finfo(np.float32).tiny)
-                slices += step[:, None, None] * direction
-                residual -= step[None, :, None] * projected
-                gradient = self.projector.adjoint(residual)
-                previous, norm = norm, _energy(xp, gradient, (1, 2))
-                direction *= (norm / xp.maximum(previous, np.finfo(np.float32).tiny))[:, None, None]
+            free = slices > 0
+            gradient *= free | (gradient > 0)
+            last, norm = norm, _dot(xp, gradient, gradient)
+            if direction is None:
+                direction = gradient.copy()
+            else:
+                keep = (norm - _dot(xp, gradient, previous)) / xp.maximum(last, _TINY)
+                direction *= xp.maximum(keep, 0)[:, None, None]
                 direction += gradient
-            if nonnegative:
-                xp.maximum(slices, 0, out=slices)
+                direction *= free | (direction > 0)
+            previous = gradient
+            projected = self.projector.forward(direction)
+            along = _dot(xp, projected, residual, along="tzu")
+            step = along / xp.maximum(_dot(xp, projected, projected, along="tzu"), _TINY)
+            slices += step[:, None, None] * direction
+            xp.maximum(slices, 0, out=slices)
+            if iteration + 1 < iterations:
+                residual = self.projector.forward(slices)
+                xp.subtract(images, residual, out=residual)
         return slices
 
 
@@ -244,10 +271,9 @@ class TomopyEngine:
 ENGINES: dict[str, Any] = {"nufft": NufftEngine, "astra": AstraEngine, "tomopy": TomopyEngine}
 
 
-def _energy(xp: ModuleType, array: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
-    """Sum of squares over two axes, for each slice."""
-    letters = {(1, 2): "zyx,zyx->z", (0, 2): "tzu,tzu->z"}[axes]
-    return xp.einsum(letters, array, array)
+def _dot(xp: ModuleType, one: np.ndarray, other: np.ndarray, along: str = "zyx") -> np.ndarray:
+    """Scalar product of each slice of two volumes (``"zyx"``) or two series (``"tzu"``)."""
+    return xp.einsum(f"{along},{along}->z", one, other)
 
 
 def _library(name: str, mend: str) -> ModuleType:
