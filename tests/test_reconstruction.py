@@ -163,6 +163,13 @@ def test_astra_gives_the_same(series, volume, method, bound):
     assert error(ours, volume) < error(theirs, volume)
 
 
+def test_astra_leaves_nothing_negative(series):
+    pytest.importorskip("astra", reason="astra-toolbox is not installed")
+    for method in ("sirt", "cgls"):
+        found = reconstruct(series, method=method, engine="astra", iterations=3, device="cpu")
+        assert found.min() == 0
+
+
 def test_astra_without_a_gpu_is_an_error(monkeypatch):
     astra = pytest.importorskip("astra", reason="astra-toolbox is not installed")
     monkeypatch.setattr(astra, "use_cuda", lambda: False)

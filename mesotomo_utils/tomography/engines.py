@@ -49,8 +49,7 @@ class NufftEngine:
             return backend.to_numpy(self.projector.fbp(images))
         if method == "sirt":
             return backend.to_numpy(self._sirt(images, iterations, nonnegative))
-        cgls = self._bounded_cgls if nonnegative else self._cgls
-        return backend.to_numpy(cgls(images, iterations))
+        return backend.to_numpy(self._cgls(images, iterations, nonnegative))
 
     def _sirt(self, images: np.ndarray, iterations: int, nonnegative: bool) -> np.ndarray:
         """Iterate x ← x + C Aᵀ R (p − A x), C and R the inverse column and row sums (Gregor and Benson 2008)."""
@@ -77,8 +76,10 @@ class NufftEngine:
             self._weights = (xp.maximum(rows, 1.0), xp.maximum(columns, 0.1 * self.projector.n_tilts))
         return self._weights
 
-    def _cgls(self, images: np.ndarray, iterations: int) -> np.ndarray:
+    def _cgls(self, images: np.ndarray, iterations: int, nonnegative: bool) -> np.ndarray:
         """Conjugate gradients on the normal equations, each slice with its own step lengths."""
+        if nonnegative:
+            return self._bounded_cgls(images, iterations)
         xp = backend.get_array_module(images)
         slices = xp.zeros((images.shape[1], self.projector.size, self.projector.size), np.float32)
         residual = images.copy()
@@ -169,7 +170,8 @@ class AstraEngine:
         slices = [
             self._slice(np.ascontiguousarray(slab[:, z]), method, iterations, nonnegative) for z in range(slab.shape[1])
         ]
-        return np.stack(slices)
+        # its CGLS knows no bound
+        return np.maximum(slices, 0) if method == "cgls" and nonnegative else np.stack(slices)
 
     def _slice(self, sinogram: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
         astra = self._astra

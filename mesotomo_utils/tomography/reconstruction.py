@@ -53,8 +53,8 @@ def reconstruct(
     iterations
         Number of iterations of SIRT or CGLS.
     nonnegative
-        SIRT sets negative voxels to zero after each iteration; CGLS (``"nufft"`` only) moves among non-negative
-        slices, at half as much time again. FBP is linear and takes no notice.
+        SIRT sets negative voxels to zero after each iteration; CGLS moves among non-negative slices, at half as
+        much time again (``"astra"`` sets negative voxels to zero at the end). FBP is linear and takes no notice.
     slab
         (first, last) slices to reconstruct, last excluded; all if left out.
     memory
