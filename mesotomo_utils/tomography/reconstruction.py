@@ -61,8 +61,8 @@ def reconstruct(
     iterations
         Number of iterations of SIRT or CGLS.
     nonnegative
-        SIRT sets negative voxels to zero after each iteration; CGLS (``"nufft"``) every ten iterations
-        and at the end, starting afresh. FBP is linear and takes no notice.
+        SIRT sets negative voxels to zero after each iteration; CGLS moves among non-negative slices, at half as
+        much time again (``"astra"`` sets negative voxels to zero at the end). FBP is linear and takes no notice.
     slab
         (first, last) slices to reconstruct, last excluded; all if left out.
     memory
@@ -96,6 +96,10 @@ def reconstruct(
 
     Notes
     -----
+    For few or limited tilts take ``"cgls"``, non-negative: 30 iterations where noise is below 1 % of the
+    largest image value, 10 at 3 %, 100 where there is none. More fit the noise. SIRT does
+    in 100 what CGLS does in 15 to 30; ``benchmarks/few_tilts.py`` prints both.
+
     Slices do not depend on each other, so the slabs a memory limit makes do not change the result. A
     ``slab`` of the caller's that begins at an odd slice pairs slices otherwise in the transforms,
     which shows at their tolerance, 1e-4 of the largest value.
