@@ -404,3 +404,20 @@ def test_truth_holds_the_exact_cell():
     assert found["alpha_deg"] == pytest.approx(structure.parameters.alpha_deg)
     assert truth["sample"]["a_nm"] == pytest.approx(found["a_nm"], abs=0.1)
     assert set(tables.truth_tables(structure)) == {"dots.csv", "necks.csv", "defects.csv", "order.csv"}
+
+
+def test_noise_hardly_depends_on_the_last_digits_of_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poisson numbers are drawn by rejection: one draw decided otherwise must not move all that follow."""
+    parameters = twin_parameters({"n_tilts": 2, "pixel_nm": 0.2, "image_shape": (96, 128)})
+    atoms = np.random.default_rng(0).uniform(-5, 5, (20000, 3)).astype(np.float32)
+    specimen = microscope.Specimen(atoms, np.zeros(len(atoms), np.int8), 6.0)
+    first = microscope.record_series(specimen, parameters, np.random.default_rng(1), progress=None)
+    project, digits = microscope.project, np.random.default_rng(2)
+
+    def elsewhere(*args, **kwargs):
+        image = project(*args, **kwargs)
+        return image * (1 + 1e-3 * digits.normal(size=image.shape)).astype(np.float32)
+
+    monkeypatch.setattr(microscope, "project", elsewhere)
+    second = microscope.record_series(specimen, parameters, np.random.default_rng(1), workers=1, progress=None)
+    assert np.mean(first.series.images != second.series.images) < 0.2

@@ -178,7 +178,9 @@ def record_series(
 
     def record(tilt: int) -> None:
         expected = np.maximum(gain * weights(tilt) + background, 0.0)
-        images[tilt] = streams[tilt].poisson(expected)
+        # a stream for each row: where another processor's last digit decides a draw, only what follows in the row moves
+        for row, (stream, mean) in enumerate(zip(streams[tilt].spawn(len(expected)), expected, strict=True)):
+            images[tilt, row] = stream.poisson(mean)
 
     map_items(record, range(p.n_tilts), workers=workers, progress=progress)
     series = TiltSeries(
