@@ -427,13 +427,12 @@ if no_lattice is None:
         values.append(results.value("bragg_snr", rows["snr"].mean(), sigma=rows["snr"].sem(), n=len(rows), **options))
         values.append(results.value("bragg_seen", rows["seen"].mean(), n=len(rows), **options))
 
+# %%
 for row in told.itertuples():
     interval = [row.value - 1.96 * row.sigma, row.value + 1.96 * row.sigma]
     options = {"sigma": row.sigma, "interval_95": interval, "n": shared.n_spots, "reason": not_told}
     values.append(results.value(f"distortion_{row.name}", row.value, row.unit, **options))
 values.append(results.value("distortion_p_value", shared.p_value, n=shared.n_spots, reason=not_told))
-
-# %%
 if has_series:
     residual = table.loc[table["used"], "residual_nm"]
     values += [
