@@ -437,6 +437,7 @@ if has_series:
     residual = table.loc[table["used"], "residual_nm"]
     values += [
         results.value("axis_tilt_deg", measured.axis_tilt_deg, "deg", n=len(aligned)),
+        results.value("image_shear_deg", measured.image_shear_deg, "deg", n=len(aligned)),
         results.value("axis_offset_nm", measured.axis_offset_nm, "nm", n=len(aligned)),
         results.value("alignment_residual_nm", residual.mean(), "nm", n=len(aligned)),
         results.value("images_left_out", left_out, n=len(table)),

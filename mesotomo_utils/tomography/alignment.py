@@ -19,7 +19,12 @@ from scipy.signal import resample_poly
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.tomography import alignment_coarse as coarse
 from mesotomo_utils.tomography.alignment_fine import Fit, Pose, refine
-from mesotomo_utils.tomography.alignment_geometry import RigidMotion, move_images, remove_rigid_motion
+from mesotomo_utils.tomography.alignment_geometry import (
+    RigidMotion,
+    image_matrix,
+    move_images,
+    remove_rigid_motion,
+)
 from mesotomo_utils.tomography.projector import angular_weights
 from mesotomo_utils.tomography.tilt_series import TiltSeries, TiltSeriesError
 
@@ -57,6 +62,8 @@ class Alignment:
         band of frequencies that was matched.
     engine
         Levels of binning and steps taken, for the record.
+    image_shear_deg
+        Shear of the recorded images, along u with z, degrees; 0 where none above 0.1° is seen.
     """
 
     table: pd.DataFrame
@@ -65,6 +72,7 @@ class Alignment:
     pixel_nm: float
     misfit: float = float("nan")
     engine: str = ""
+    image_shear_deg: float = 0.0
 
     @property
     def used(self) -> NDArray[np.bool_]:
@@ -170,10 +178,12 @@ def apply_alignment(series: TiltSeries, alignment: Alignment, *, progress: bool 
         table["shift_z_nm"].to_numpy()[used] / series.pixel_nm,
         alignment.total_shift_u_nm[used] / series.pixel_nm,
         alignment.axis_tilt_deg,
+        image_shear_deg=alignment.image_shear_deg,
         progress="moving images" if progress else None,
     )
     done = {
         "axis_tilt_deg": alignment.axis_tilt_deg,
+        "image_shear_deg": alignment.image_shear_deg,
         "axis_offset_nm": alignment.axis_offset_nm,
         "misfit": alignment.misfit,
         "engine": alignment.engine,
@@ -274,9 +284,11 @@ def to_frame_of(alignment: Alignment, reference: Alignment) -> Alignment:
     table = alignment.table.copy()
     table["angle_deg"] -= np.where(alignment.used, motion.angle_deg, 0.0)
     radians = np.deg2rad(table["angle_deg"])
-    across, a = motion.x_nm * np.cos(radians) + motion.y_nm * np.sin(radians), np.deg2rad(alignment.axis_tilt_deg)
-    table["shift_z_nm"] -= motion.z_nm * np.cos(a) + across * np.sin(a)
-    table["shift_u_nm"] -= across * np.cos(a) - motion.z_nm * np.sin(a)
+    across = motion.x_nm * np.cos(radians) + motion.y_nm * np.sin(radians)
+    move = np.stack([np.full(len(table), motion.z_nm), across])
+    move = image_matrix(alignment.axis_tilt_deg, alignment.image_shear_deg) @ move
+    table["shift_z_nm"] -= move[0]
+    table["shift_u_nm"] -= move[1]
     return replace(alignment, table=table)
 
 
@@ -292,6 +304,7 @@ def rigid_motion_between(alignment: Alignment, reference: Alignment) -> RigidMot
         other["angle_deg"],
         mine["angle_deg"] - other["angle_deg"],
         axis_tilt_deg=alignment.axis_tilt_deg,
+        image_shear_deg=alignment.image_shear_deg,
     )
     return motion
 
@@ -366,7 +379,7 @@ def _misfits(misfit: NDArray[np.float64], angles_deg: NDArray[np.float64]) -> ND
 
 
 def _select(pose: Pose, keep: NDArray[np.bool_]) -> Pose:
-    return Pose(pose.shift_z[keep], pose.shift_u[keep], pose.angle_deg[keep], pose.axis_tilt_deg)
+    return replace(pose, shift_z=pose.shift_z[keep], shift_u=pose.shift_u[keep], angle_deg=pose.angle_deg[keep])
 
 
 def _alignment(series: TiltSeries, fit: Fit, used: NDArray[np.bool_], engine: str) -> Alignment:
@@ -390,6 +403,7 @@ def _alignment(series: TiltSeries, fit: Fit, used: NDArray[np.bool_], engine: st
     return Alignment(
         table=table,
         axis_tilt_deg=pose.axis_tilt_deg,
+        image_shear_deg=pose.image_shear_deg,
         axis_offset_nm=float(offset * series.pixel_nm),
         pixel_nm=series.pixel_nm,
         misfit=float(np.sqrt(np.mean(fit.misfit**2))),

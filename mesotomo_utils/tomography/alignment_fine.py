@@ -55,6 +55,8 @@ _CAUTION = 60.0
 It is not white: the filter and neighbouring tilts correlate it. On twins the gradient at the true pose scatters by 10
 to 200 times what white noise would do. A thousand holds true angle errors back, 1 lets slow patterns wander by 0.1°.
 """
+_SHEAR_SEEN_DEG = 0.1
+"""Image shear from which it is solved for: freed where there is none, it takes precision from the axis tilt."""
 _HELD_DEG = 1e-6
 """Standard deviation of an angle that is held at what is known beforehand."""
 _EDGE = 0.08
@@ -75,12 +77,15 @@ class Pose:
         (N,) tilts, degrees.
     axis_tilt_deg
         Rotation of the tilt axis in the image plane, degrees.
+    image_shear_deg
+        Shear that the recording added, degrees.
     """
 
     shift_z: NDArray[np.float64]
     shift_u: NDArray[np.float64]
     angle_deg: NDArray[np.float64]
     axis_tilt_deg: float
+    image_shear_deg: float = 0.0
 
     def scaled(self, factor: float) -> Pose:
         """The same pose in pixels ``1 / factor`` times as large."""
@@ -93,6 +98,7 @@ class Pose:
             self.shift_u + step.shift_u,
             self.angle_deg + step.angle_deg,
             self.axis_tilt_deg + step.axis_tilt_deg,
+            self.image_shear_deg + step.image_shear_deg,
         )
 
 
@@ -127,7 +133,7 @@ def refine(
     shift_sigma: float = np.inf,
     angle_sigma_deg: float = 0.1,
     tolerance: float = 0.01,
-    gain: float = 0.0001,
+    gain: float = 1e-5,
     device: str = "cpu",
 ) -> Fit:
     """Refine the pose of images by reprojection.
@@ -179,22 +185,48 @@ def refine(
     band = (band * _wiener(images)).astype(np.float32)
     sizes: list[float] = []
     residual = _residual(images, pose, band, width, device)
-    angle_sigma = angle_sigma_deg
+    angle_sigma, shear = angle_sigma_deg, False
+    step, mismatch = _gauss_newton(residual, pose, anchor, sigma=(shift_sigma, angle_sigma), shear=shear)
+    last = step
     while True:
-        step, mismatch = _gauss_newton(residual, pose, anchor, sigma=(shift_sigma, angle_sigma))
-        turned = np.deg2rad(step.angle_deg) * width / 4
-        size = float(np.sqrt(np.mean(step.shift_z**2 + step.shift_u**2 + turned**2)))
-        if size < tolerance or len(sizes) == steps:
-            break
-        tried = _residual(images, pose.plus(step), band, width, device)
-        if _rms(tried.misfit) <= (1 - gain) * _rms(residual.misfit):
+        short, step = step, _farther(step, last)
+        turned = [np.deg2rad(turn) * width / 4 for turn in (step.angle_deg, step.axis_tilt_deg, step.image_shear_deg)]
+        size = float(np.sqrt(np.mean(step.shift_z**2 + step.shift_u**2 + sum(np.square(turn) for turn in turned))))
+        gained = False
+        if len(sizes) < steps and size >= tolerance:
+            tried = _residual(images, pose.plus(step), band, width, device)
+            gained = _rms(tried.misfit) <= (1 - gain) * _rms(residual.misfit)
+            if not gained and step is not short:
+                step = short
+                tried = _residual(images, pose.plus(step), band, width, device)
+                gained = _rms(tried.misfit) <= (1 - gain) * _rms(residual.misfit)
+        last = short
+        if gained:
             pose, residual, angle_sigma = pose.plus(step), tried, angle_sigma_deg
             sizes.append(size)
-        elif angle_sigma > _HELD_DEG and not sizes:
+        elif size >= tolerance and angle_sigma > _HELD_DEG and not sizes:
             angle_sigma = _HELD_DEG  # a bad start may lead the angles astray: shifts first
-        else:
+        elif shear:
+            break
+        else:  # the axis tilt has done what it can: is there a shear beside it?
+            shear, angle_sigma, steps = True, angle_sigma_deg, len(sizes) + steps
+        step, mismatch = _gauss_newton(residual, pose, anchor, sigma=(shift_sigma, angle_sigma), shear=shear)
+        if shear and pose.image_shear_deg == 0 and abs(step.image_shear_deg) < _SHEAR_SEEN_DEG:
             break
     return Fit(pose, mismatch, residual.misfit, tuple(sizes))
+
+
+def _farther(step: Pose, last: Pose) -> Pose:
+    """The step, with axis tilt and shear taken to where steps that shrink evenly would lead (Aitken).
+
+    The curvature is that of an object not fully fitted, which makes steps of what all images share too short.
+    """
+    ahead = {}
+    for name in ("axis_tilt_deg", "image_shear_deg"):
+        now, before = getattr(step, name), getattr(last, name)
+        if before and 0.3 < now / before < 0.9:
+            ahead[name] = now / (1 - now / before)
+    return replace(step, **ahead) if ahead else step
 
 
 def _rms(values: NDArray[np.float64]) -> float:
@@ -342,7 +374,8 @@ def _residual(
 ) -> _Residual:
     """Bring the images to a pose and take off what one object explains of them."""
     n_z, n_u = images.shape[1:]
-    aligned = move_images(images, pose.shift_z, pose.shift_u, pose.axis_tilt_deg)
+    options = {"image_shear_deg": pose.image_shear_deg}
+    aligned = move_images(images, pose.shift_z, pose.shift_u, pose.axis_tilt_deg, **options)
     data = np.stack(map_items(lambda image: fft.irfft2(fft.rfft2(image) * band, s=(n_z, n_u)), list(aligned)))
     explained = _Explained(pose.angle_deg, _field(pose, n_u, width), device)
     slices, rest = explained.fit(data)
@@ -357,9 +390,9 @@ def _residual(
 
 
 def _gauss_newton(
-    residual: _Residual, pose: Pose, anchor: Pose, *, sigma: tuple[float, float]
+    residual: _Residual, pose: Pose, anchor: Pose, *, sigma: tuple[float, float], shear: bool
 ) -> tuple[Pose, NDArray]:
-    """One step for all parameters, and the mismatch of each image."""
+    """One step for all parameters, the image shear only where it is asked for, and the mismatch of each image."""
     data, rest, pull, rows = residual.data, residual.rest, residual.pull, residual.rows
     explained = residual.explained
     n_t, n_z, n_u = data.shape
@@ -383,19 +416,21 @@ def _gauss_newton(
         by_u = fft.irfft2(spectrum * along_u, s=(n_z, n_u))
         by_angle = (turned[t] - model) / (np.deg2rad(_ANGLE_STEP_DEG) * arm)
         # a shift s still in the image shows it as ideal(z − s), hence the signs
-        stack = np.stack([-by_z, -by_u, by_angle, (z * by_u - u * by_z) / arm])[:, rows]
+        common = [(z * by_u - u * by_z) / arm] + [-z * by_u / arm] * shear
+        stack = np.stack([-by_z, -by_u, by_angle, *common])[:, rows]
         return np.matmul(mix, stack), np.einsum("cij,ij->c", stack, pull[t][rows])
 
     pairs = map_items(derivatives, range(n_t))
-    columns = np.stack([pair[0] for pair in pairs])  # [tilt, (z, u, angle, axis), mixture, u]
+    columns = np.stack([pair[0] for pair in pairs])  # [tilt, (z, u, angle, axis, shear), mixture, u]
     gradient = np.stack([pair[1] for pair in pairs]).astype(np.float64)
     noise = _CAUTION * float(np.mean(rest[:, rows] * pull[:, rows], dtype=np.float64))
     prior = noise / np.array([sigma[0], sigma[0], np.deg2rad(sigma[1]) * arm]) ** 2
     turned_by = np.deg2rad(pose.angle_deg - anchor.angle_deg) * arm
     departure = np.stack([pose.shift_z - anchor.shift_z, pose.shift_u - anchor.shift_u, turned_by], axis=1)
     slow = _slow_angles(pose.angle_deg)
-    local, axis, mismatch = _solve(columns, gradient, explained, slow, departure, prior)
-    return Pose(local[:, 0], local[:, 1], np.rad2deg(local[:, 2] / arm), float(np.rad2deg(axis / arm))), mismatch
+    local, common, mismatch = _solve(columns, gradient, explained, slow, departure, prior)
+    turned = np.rad2deg(local[:, 2] / arm)
+    return Pose(local[:, 0], local[:, 1], turned, *np.rad2deg(common / arm).tolist()), mismatch
 
 
 def _slow_angles(angles_deg: NDArray) -> NDArray[np.float64]:
@@ -411,49 +446,47 @@ def _solve(
     slow: NDArray,
     departure: NDArray,
     prior: NDArray,
-) -> tuple[NDArray, float, NDArray]:
-    """Conjugate gradients on the reduced normal equations: local (N, 3), axis, mismatch (N,).
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Conjugate gradients on the reduced normal equations: local (N, 3), common to all (1 or 2,), mismatch (N,).
 
     ``departure`` (N, 3) is how far each image is from where it was expected, ``prior`` (3,) what that costs.
     """
-    n_t, n_c = columns.shape[0], columns.shape[1] - 1
+    n_t, n_c = departure.shape
     scale = np.sqrt(np.einsum("tcij,tcij->c", columns, columns, dtype=np.float64) / n_t)
     scale = np.where(scale > 0, scale, 1.0)
     columns = columns / scale[:, None, None].astype(np.float32)
     gradient = gradient / scale
-    trust = prior / scale[:-1] ** 2
-    blocks = np.einsum("tcij,tdij->tcd", columns[:, :-1], explained.weigh(columns[:, :-1])) + 1e-3 * np.eye(n_c)
+    trust = prior / scale[:n_c] ** 2
+    blocks = np.einsum("tcij,tdij->tcd", columns[:, :n_c], explained.weigh(columns[:, :n_c])) + 1e-3 * np.eye(n_c)
     single = np.linalg.inv(blocks)
     blocks = blocks + np.diag(trust)
     inverse = np.linalg.inv(blocks)
-    axis_weight = max(float(np.einsum("tij,tij->", columns[:, -1], columns[:, -1])), 1e-3)
+    common_weight = np.maximum(np.einsum("tcij,tcij->c", columns[:, n_c:], columns[:, n_c:]), 1e-3).astype(float)
 
-    def admissible(x: NDArray) -> NDArray:
-        x = x.copy()
-        angle = x[:-1].reshape(n_t, n_c)[:, 2]
-        angle -= slow @ (slow.T @ angle)
-        return x
+    def joined(local: NDArray, common: NDArray) -> NDArray:
+        local = local.copy()
+        local[:, 2] -= slow @ (slow.T @ local[:, 2])
+        return np.concatenate([local.ravel(), common])
+
+    def parted(x: NDArray) -> tuple[NDArray, NDArray]:
+        return x[: n_t * n_c].reshape(n_t, n_c), x[n_t * n_c :]
 
     def curvature(x: NDArray) -> NDArray:
-        weights = np.empty((n_t, n_c + 1), np.float32)
-        weights[:, :-1] = x[:-1].reshape(n_t, n_c)
-        weights[:, -1] = x[-1]
+        local, common = parted(x)
+        weights = np.concatenate([local, np.broadcast_to(common, (n_t, len(common)))], axis=1, dtype=np.float32)
         rest = explained.weigh(explained.split(np.einsum("tc,tcij->tij", weights, columns))[1])
         products = np.einsum("tcij,tij->tc", columns, rest)
-        products[:, :-1] += trust * weights[:, :-1]
-        return admissible(np.append(products[:, :-1].ravel(), products[:, -1].sum())) + 1e-4 * x
+        return joined(products[:, :n_c] + trust * local, products[:, n_c:].sum(axis=0)) + 1e-4 * x
 
     def precondition(x: NDArray) -> NDArray:
-        local = np.einsum("tcd,td->tc", inverse, x[:-1].reshape(n_t, n_c))
-        return admissible(np.append(local.ravel(), x[-1] / axis_weight))
+        local, common = parted(x)
+        return joined(np.einsum("tcd,td->tc", inverse, local), common / common_weight)
 
-    own, gradient = gradient[:, :-1], gradient.copy()
-    gradient[:, :-1] -= trust * departure * scale[:-1]
-    right = admissible(np.append(gradient[:, :-1].ravel(), gradient[:, -1].sum()))
-    x = _conjugate_gradients(curvature, right, precondition)
-    alone = np.einsum("tcd,td->tc", single, own) / scale[:-1]
-    local = x[:-1].reshape(n_t, n_c) / scale[:-1]
-    return local, float(x[-1] / scale[-1]), np.hypot(alone[:, 0], alone[:, 1])
+    own = gradient[:, :n_c]
+    right = joined(own - trust * departure * scale[:n_c], gradient[:, n_c:].sum(axis=0))
+    local, common = parted(_conjugate_gradients(curvature, right, precondition))
+    alone = np.einsum("tcd,td->tc", single, own) / scale[:n_c]
+    return local / scale[:n_c], common / scale[n_c:], np.hypot(alone[:, 0], alone[:, 1])
 
 
 def _conjugate_gradients(

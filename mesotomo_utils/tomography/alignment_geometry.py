@@ -6,6 +6,9 @@ shift_u). A feature that belongs at (z, u) is therefore seen at
 
     z' = z cos a + u sin a + shift_z
     u' = u cos a - z sin a + axis_offset + shift_u
+
+A microscope that drifts along u while it scans along z shears what it records: before the shift is added, u' grows
+by z' tan(s), s being the image shear.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ def remove_rigid_motion(
     delta_angle_deg: ArrayLike | None = None,
     *,
     axis_tilt_deg: float = 0.0,
+    image_shear_deg: float = 0.0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], RigidMotion]:
     """Take the rigid motion of the specimen out of the difference of two alignments.
 
@@ -59,8 +63,8 @@ def remove_rigid_motion(
         (N,) tilts, degrees.
     delta_angle_deg
         (N,) first minus second tilt angle, degrees; zero if left out.
-    axis_tilt_deg
-        Of the tilt axis in the images: a specimen that moves across the axis moves on them along both edges.
+    axis_tilt_deg, image_shear_deg
+        Of the images: on them a specimen that moves across the axis moves along both edges.
 
     Returns
     -------
@@ -98,9 +102,9 @@ def remove_rigid_motion(
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise ValueError(f"{name}[{int(np.flatnonzero(~np.isfinite(value))[0])}] is not finite")
-    radians, a = np.deg2rad(tilt), np.deg2rad(axis_tilt_deg)
-    along = arrays["delta_z_nm"] * np.cos(a) - arrays["delta_u_nm"] * np.sin(a)
-    across = arrays["delta_u_nm"] * np.cos(a) + arrays["delta_z_nm"] * np.sin(a)
+    radians = np.deg2rad(tilt)
+    recorded = np.stack([arrays["delta_z_nm"], arrays["delta_u_nm"]])
+    along, across = np.linalg.solve(image_matrix(axis_tilt_deg, image_shear_deg), recorded)
     circle = np.stack([np.cos(radians), np.sin(radians)], axis=1)
     xy = np.linalg.lstsq(circle, across, rcond=None)[0]
     z = along.mean()
@@ -114,12 +118,28 @@ def remove_rigid_motion(
     )
 
 
+def image_matrix(axis_tilt_deg: float, image_shear_deg: float = 0.0) -> NDArray[np.float64]:
+    """(2, 2) matrix from ideal (z, u) to recorded (z', u'), less the shift.
+
+    Parameters
+    ----------
+    axis_tilt_deg
+        Rotation of the tilt axis in the image plane, degrees.
+    image_shear_deg
+        Shear of what is recorded, degrees.
+    """
+    a, shear = np.deg2rad(axis_tilt_deg), np.tan(np.deg2rad(image_shear_deg))
+    turn = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
+    return np.array([[1.0, 0.0], [shear, 1.0]]) @ turn
+
+
 def move_images(
     images: NDArray[np.float32],
     shift_z: ArrayLike,
     shift_u: ArrayLike,
     axis_tilt_deg: float = 0.0,
     *,
+    image_shear_deg: float = 0.0,
     progress: str | None = None,
 ) -> NDArray[np.float32]:
     """Bring recorded images back to the ideal position, in one interpolation that keeps all frequencies.
@@ -130,8 +150,8 @@ def move_images(
         (T, Z, U) recorded images.
     shift_z, shift_u
         (T,) observed minus ideal position, pixels; shift_u with the axis offset.
-    axis_tilt_deg
-        Rotation of the recorded images in their plane, degrees.
+    axis_tilt_deg, image_shear_deg
+        Rotation of the recorded images in their plane, and their shear, degrees.
     progress
         Text of a progress bar.
 
@@ -161,15 +181,16 @@ def move_images(
     out = np.empty(images.shape, np.float32)
     radians = np.deg2rad(axis_tilt_deg)
     shear_u, shear_z = -np.tan(radians / 2), np.sin(radians)
+    outer = shear_u + np.tan(np.deg2rad(image_shear_deg))  # what the recording added comes off first
     n_z, n_u = images.shape[1:]
     z = (np.arange(n_z) - (n_z - 1) / 2)[:, None]
     u = (np.arange(n_u) - (n_u - 1) / 2)[:, None]
 
     def move(t: int) -> None:
         image = images[t]
-        first = shift_u[t] - shear_u * shift_z[t]
-        if shear_z:
-            image = _shift_rows(image, shear_u * z)
+        first = shift_u[t] - outer * shift_z[t]
+        if outer:
+            image = _shift_rows(image, outer * z)
         image = _shift_rows(image.T, shear_z * (u - first) + shift_z[t]).T
         out[t] = _shift_rows(image, shear_u * z + first)
 
