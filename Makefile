@@ -33,9 +33,11 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# small leaves half of two cores idle: the needle runs beside it and reports when both are done
 run: setup  ## run the samples small (the twin) and needle (a real series)
-	$(BIN)/mesotomo run small --out runs/small
-	$(BIN)/mesotomo run needle --out runs/needle
+	@mkdir -p runs; $(BIN)/mesotomo run needle --out runs/needle >runs/needle.log 2>&1 & needle=$$!; \
+	$(BIN)/mesotomo run small --out runs/small || { kill $$needle; exit 1; }; \
+	wait $$needle || { cat runs/needle.log; exit 1; }; cat runs/needle.log
 	@$(BIN)/python -m mesotomo_utils.workflow.summary runs/needle runs/small
 
 test: setup  ## every test

@@ -286,9 +286,10 @@ class _Explained:
     def __init__(self, angles_deg: NDArray, mask: NDArray[np.float32], device: str) -> None:
         n_u = len(mask)
         self.mask = mask
+        self.size = 2 * int(np.ceil(_RADIUS * n_u)) + 1  # the square about the circle
         # a part of the rows for each core: transforms as small as these gain nothing by threads of their own
         self.projectors = [
-            Projector(angles_deg, n_u, device=device, tolerance=_TOLERANCE, threads=1)
+            Projector(angles_deg, n_u, size=self.size, device=device, tolerance=_TOLERANCE, threads=1)
             for _ in range(cpu_count() if device == "cpu" else 1)
         ]
         self.n_u = n_u
@@ -296,7 +297,7 @@ class _Explained:
         ramp = _ramp(angles_deg, n_u)
         self.weight = np.float32(ramp.max())
         self.ramp = (ramp / ramp.max()).astype(np.float32)
-        x = np.arange(n_u) - (n_u - 1) / 2
+        x = np.arange(self.size) - (self.size - 1) / 2
         self.inside = to_device((np.hypot(x, x[:, None]) < _RADIUS * n_u).astype(np.float32), device)
 
     def weigh(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -315,7 +316,11 @@ class _Explained:
         return slices, rest
 
     def fit(self, sinogram: NDArray[np.float32]) -> tuple[NDArray, NDArray[np.float32]]:
-        """The same by conjugate gradients, closer to the least-squares object but not linear in the sinogram."""
+        """The same by conjugate gradients, closer to the least-squares object but not linear in the sinogram.
+
+        They always start at nothing: one that took up another's object would go on to fit it better, which reads
+        as a better pose.
+        """
         rest = sinogram.copy()
         gradient = self._back(self.weigh(rest))
         slices, direction = 0.0, gradient
@@ -396,7 +401,8 @@ def _gauss_newton(
     data, rest, pull, rows = residual.data, residual.rest, residual.pull, residual.rows
     explained = residual.explained
     n_t, n_z, n_u = data.shape
-    projector = Projector(pose.angle_deg + _ANGLE_STEP_DEG, n_u, device=explained.device, tolerance=_TOLERANCE)
+    options = {"size": explained.size, "device": explained.device, "tolerance": _TOLERANCE}
+    projector = Projector(pose.angle_deg + _ANGLE_STEP_DEG, n_u, **options)
     turned = to_numpy(projector.forward(residual.slices))
     n_rows = rows.stop - rows.start
     mix = np.eye(n_rows, dtype=np.float32)

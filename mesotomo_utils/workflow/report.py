@@ -310,49 +310,36 @@ def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.Data
     # no date in the file: two runs give the same report; pages are laid out by hand
     plain = plt.rc_context({"figure.constrained_layout.use": False})
     with plain, PdfPages(temporary, metadata={"CreationDate": None, "ModDate": None}) as pdf:
-        rows_a_page = 44
-        for first in range(0, max(len(table), 1), rows_a_page):
+        lines = _table_lines(table)
+        rows_a_page = 60
+        for first in range(0, max(len(lines) - 1, 1), rows_a_page):
             page = plt.figure(figsize=(11.7, 8.3))
             if first == 0:
                 page.text(0.04, 0.96, title, fontsize=13, weight="bold", va="top")
                 page.text(0.04, 0.925, "\n".join(notes), fontsize=7, va="top", wrap=True)
-            _draw_table(page, table.iloc[first : first + rows_a_page])
+            text = "\n".join([lines[0], *lines[first + 1 : first + 1 + rows_a_page]])
+            page.text(0.04, 0.87, text, fontsize=6, family="monospace", va="top", linespacing=1.3)
             pdf.savefig(page)
             plt.close(page)
         for first in range(0, len(figures), 6):
-            page, axes = plt.subplots(2, 3, figsize=(11.7, 8.3), squeeze=False)
-            page.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.95, wspace=0.04, hspace=0.08)
-            for ax in axes.flat:
-                ax.axis("off")
-            for ax, picture in zip(axes.flat, figures[first : first + 6], strict=False):
+            page = plt.figure(figsize=(11.7, 8.3))
+            for place, picture in enumerate(figures[first : first + 6]):
+                left, bottom = 0.02 + 0.325 * (place % 3), 0.5 - 0.48 * (place // 3)
+                ax = page.add_axes((left, bottom, 0.31, 0.43), xticks=[], yticks=[], frame_on=False)
                 with Image.open(picture) as image:
                     # as many pixels as the page shows; the full figure lies beside the report
+                    image = image.convert("RGB")
                     image.thumbnail((720, 720), reducing_gap=2.0)
                     ax.imshow(image)
-                ax.set_title(picture.stem, fontsize=8)
+                page.text(left + 0.155, bottom + 0.44, picture.stem, fontsize=8, ha="center")
             pdf.savefig(page, dpi=200)
             plt.close(page)
     return results.publish(temporary, path)
 
 
-def _draw_table(page: Any, table: pd.DataFrame) -> None:
-    ax = page.add_axes((0.03, 0.03, 0.94, 0.85))
-    ax.axis("off")
-    if table.empty:
-        return
-    drawn = ax.table(
-        cellText=[[_short(cell) for cell in row] for row in table.to_numpy()],
-        colLabels=list(table.columns),
-        loc="upper left",
-        cellLoc="left",
-        edges="horizontal",
-    )
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(6.5)
-    drawn.auto_set_column_width(list(range(table.shape[1])))
-    drawn.scale(1.0, 0.88)
-
-
-def _short(text: Any, longest: int = 48) -> str:
-    text = str(text)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def _table_lines(table: pd.DataFrame, longest: int = 48) -> list[str]:
+    """The table as lines of one width for each column, the heading first."""
+    cells = [list(table.columns), *table.astype(str).to_numpy().tolist()]
+    cells = [[text if len(text) <= longest else text[: longest - 1] + "…" for text in row] for row in cells]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
