@@ -41,10 +41,10 @@ run: setup  ## run the samples small (the twin) and needle (a real series)
 	@$(BIN)/python -m mesotomo_utils.workflow.summary runs/needle runs/small
 
 test: setup  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-oldest: $(OLDEST_READY)  ## the tests, without the slow ones, on the lowest versions allowed
-	$(OLDEST)/bin/python -m pytest -m "not slow"
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 $(OLDEST_READY): pyproject.toml | setup
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)

@@ -112,7 +112,10 @@ if image is not None:
 #    w = \frac{m}{\big(1 + O^2/\kappa^2\big)^2} . $$
 #
 # Size, shape and orientation of a dot are even and drop out. A neck on one side only makes $|O|$ large and
-# loses its weight.
+# loses its weight, and the voxels around it lose theirs too: the blurred flank of a neck is too faint to stand out
+# itself, yet it pulls (on the twin `small` by 0.03 nm, five times the noise). A neck nearly as thick as its facet
+# makes a second, wrong optimum; so the fit is tried again from points around its end, and the end about which most
+# of the facets are symmetric is kept.
 
 # %%
 if image is not None:
@@ -158,10 +161,10 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # mean of two halves has half the standard deviation of their difference, pooled over all dots: one dot's
 # difference says little about that dot.
 #
-# **This σ is only the noise, and too small for the error.** What both halves share cancels in the difference: the pull
-# of necks and neighbours, the scatter of shape and size, and what both alignments have in common. On the twin
-# `small` the distance to the true centres is some ten times σ (notebook 08). Where later notebooks take "noise" off
-# a width, they take off this σ alone, and the shared error stays in.
+# Two corrections follow, both measured on twins (`benchmarks/calibrate_errors.py`). Half as many tilts leave streaks
+# from dot to dot that the other half cancels, so the halves differ by twice what is an error of the whole. And what
+# both halves share cancels in their difference: small for whole dots, but a cut dot's centre rests on the mean
+# size of the others, and its σ is nearly all of this kind.
 
 # %%
 halves, differences = (), pd.DataFrame(columns=["dx_nm", "dy_nm", "dz_nm"], dtype=float)
@@ -174,7 +177,7 @@ found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)
 
 # %%
 if halves:
-    sigma_nm = {axis: float(found[f"sigma_{axis}_nm"].median()) for axis in "xyz"}
+    sigma_nm = {axis: 1.4826 * float(differences[f"d{axis}_nm"].abs().median()) / 2 for axis in "xyz"}
     fig = mapping_figures.half_set_differences(differences, sigma_nm)
     results.save_figure(fig, run_dir, "centre_half_sets", differences)
 
@@ -310,8 +313,9 @@ print(f"necks: {np.abs(known_necks['diameter_nm'] - true_nm).max():.2f} nm off a
 
 # %% tags=["solution"]
 if image is not None:
-    plain = centres.refine_centres(image, xyz, template, scales=(1e3,) * 5)
-    print(f"moved by {np.median(np.linalg.norm(plain - xyz, axis=1)):.2f} nm, towards the thicker necks")
+    some = xyz[:: max(1, len(xyz) // 100)]
+    plain = centres.refine_centres(image, some, template, scales=(1e3,) * 5, restarts=())
+    print(f"moved by {np.median(np.linalg.norm(plain - some, axis=1)):.2f} nm, towards the thicker necks")
 
 # %% tags=["solution"]
 if image is not None:

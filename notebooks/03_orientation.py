@@ -200,9 +200,9 @@ print(why_not or f"{accepted.sum()} of {len(table)} dots show their lattice")
 # all turns together: $\sigma^2 = e^{b_0} \mathrm{SNR}^{b_1}$. A turn common to all dots is the halves' own
 # alignment, and taken out.
 #
-# What both halves share is not in this σ, as for the centres: a scale of tilts that is wrong throughout, and what
-# neighbours leak into the window. On the other hand each half samples only every other direction, which makes the two differ by more than
-# noise. On the twin `small` the second outweighs the first (notebook 08): σ is rather too large there.
+# Each half samples only every other direction. The streaks which that leaves from dot to dot make the halves differ
+# by more than noise, and cancel where all tilts come together: on twins 0.8 of what the halves say is the error of
+# the whole (`benchmarks/calibrate_errors.py`). A scale of tilts that is wrong throughout is in neither.
 
 # %%
 halves = ("half_even.ome.zarr", "half_odd.ome.zarr")
@@ -218,7 +218,7 @@ errors.describe().T.round(4)
 if errors["sigma_deg"].notna().any():
     turns = errors[["turn_x_deg", "turn_y_deg", "turn_z_deg"]].to_numpy()
     snr, sigma = table["lattice_snr"].to_numpy(), errors["sigma_deg"].to_numpy()
-    fig = orientation_figures.half_set_turns(turns, snr, sigma)
+    fig = orientation_figures.half_set_turns(turns, snr, sigma / orientation_errors.HALF_SET_SHARE)
     results.save_figure(fig, run_dir, "orientation_half_sets", errors.assign(lattice_snr=snr))
 
 # %% [markdown]

@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CONDA_NAMES = {"rosettasciio": "rosettasciio-base", "matplotlib": "matplotlib-base"}
 CONDA_EXTRAS = {"rosettasciio": {"h5py", "tifffile", "imagecodecs"}, "imageio": {"imageio-ffmpeg"}}
 CONDA_ONLY = {"python", "pip", "tomopy"}
-DEVELOPMENT = {"hatchling", "editables", "pytest"}
+DEVELOPMENT = {"hatchling", "editables", "pytest", "pytest-xdist"}
 # the recipe of TomoPy 1.15.3
 TOMOPY = ("numpy>=2", "scikit-image<0.26", "tifffile<2025.2.18", "scipy<2")
 

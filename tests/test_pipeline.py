@@ -86,7 +86,7 @@ results.record(run_dir, "05_mesoscale", [results.value("x_mean", table.x_nm.mean
 
 FEW = (
     Step("00_sample", ("sample:self", "sample:centres"), ("input",)),
-    Step("02_centres", ("input/sample.yaml", "sample:centres"), ("centres.csv", "superlattice.json")),
+    Step("02_centres", ("input/sample.yaml", "sample:centres"), ("centres.csv", "superlattice.json", "layers.csv?")),
     Step("05_mesoscale", ("input/sample.yaml", "centres.csv"), ("layers.csv",)),
 )
 
@@ -178,6 +178,13 @@ def test_a_run_leaves_notebooks_pages_results_and_a_manifest(bench: Bench) -> No
     assert len(injected) == 1
     assert "run/input/sample.yaml" in "".join(injected[0]["source"])
     assert not list(bench.run_dir.rglob(".tmp-*"))
+
+
+def test_what_a_later_step_wrote_is_not_taken_for_an_earlier_ones(bench: Bench) -> None:
+    """02 may write the file of 05 (as it does where a sample brings it), and here does not."""
+    assert bench.run(parameters=[("02.factor", "3")]) == ["02_centres", "05_mesoscale"]
+    assert "layers.csv" not in bench.manifest()["steps"]["02_centres"]["outputs"]
+    assert bench.run(parameters=[("02.factor", "3")]) == []
 
 
 def test_the_list_of_steps_is_in_order_and_has_one_writer_a_file() -> None:

@@ -4,11 +4,13 @@ The dots are picked by normalised correlation with a template that is cut from t
 (:mod:`mesotomo_utils.mapping.template`). Each centre is then found on its own, as the point about
 which the dot is its own mirror image (centre of inversion): size, shape and orientation of a dot do
 not move that point. What is no part of the body, a neck or a neighbour that comes near, stands on
-one side only; such voxels lose their weight. A dot that the needle's edge has cut is no mirror image any
-more: the inner side of the mean dot is fitted to it.
+one side only; such voxels lose their weight, and so do those beside them. A dot that the needle's edge has
+cut is no mirror image any more: the inner side of the mean dot is fitted to it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -37,8 +39,21 @@ MISSING_RECENTRE = 0.04
 MISSING_MOST = 0.6
 #: Scales of the robust fit of a centre, in body contrasts, from the first step to the last.
 INVERSION_SCALES = (0.12, 0.08, 0.06, 0.06, 0.06)
+#: Where a dot is not its own mirror image, voxels up to this far from it lose their weight too: the blurred flank of
+#: a neck is too faint to stand out itself and pulls all the more.
+FLANK_DIAMETERS = 0.05
+#: The fit is tried again from points this far off along x, y, z, since a thick neck holds it in a second optimum.
+RESTART_DIAMETERS = (0.05, 0.02, 0.02, 0.02, 0.02)
+#: After the second round, only where the last one led farther than this.
+RESTART_GAIN_DIAMETERS = 0.004
 #: A first, coarse fit starts from the pick and from six points this far from it.
 START_DIAMETERS = 0.13
+#: What of a half-set error stays when all tilts are there. Half as many tilts leave streaks from dot to dot that the
+#: other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the two below.
+HALF_SET_SHARE = 0.5
+#: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
+SHARED_DIAMETERS = 0.0005
+RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
 #: Of a cut dot, the part farther out than this from its centre is left out of the fit.
 OUTER_DIAMETERS = 0.2
 
@@ -52,6 +67,7 @@ def refine_centres(
     template: Template,
     *,
     scales: tuple[float, ...] = INVERSION_SCALES,
+    restarts: Sequence[float] = RESTART_DIAMETERS,
 ) -> np.ndarray:
     """Centre of inversion of each dot.
 
@@ -65,6 +81,9 @@ def refine_centres(
         The mean dot.
     scales
         Scale of the robust weights in body contrasts, one a step.
+    restarts
+        How far from its result the fit is tried again, in dot diameters, six points a round; the end about which
+        most of the facets are their own mirror image is taken. Empty where the picks are good already.
 
     Returns
     -------
@@ -75,16 +94,28 @@ def refine_centres(
     With the dot at c + s, the odd part of the image about c is O(r) = -s . grad E(r), E the even
     part. The template's gradient is the instrument that measures s, free of this dot's own noise.
     All weights are even in r, so nothing symmetric moves the centre. Where one side has a neck or
-    a neighbour and the other has none, |O| is large and the weight (Geman-McClure) vanishes.
+    a neighbour and the other has none, |O| is large and the weight (Geman-McClure) vanishes, and with it
+    that of the voxels around (a minimum filter).
     """
     start = np.asarray(xyz_nm, float).reshape(-1, 3)
-    inversion = _Inversion(image, template)
+    inversion = _Inversion(image, template, flank=max(1, round(FLANK_DIAMETERS * image.diameter_nm / image.step_nm)))
+    around = image.diameter_nm * np.vstack([np.eye(3), -np.eye(3)])
 
     def refine(first: np.ndarray) -> np.ndarray:
-        at = first.copy()
-        for scale in scales:
-            at += inversion.shift(at, scale)
-        return at
+        at = inversion.follow(first, scales)
+        support, left = inversion.support(at, scales[-1]), np.arange(len(at))
+        for number, distance in enumerate(restarts, start=1):
+            ends = [inversion.follow(at[left] + distance * offset, scales[-2:]) for offset in around]
+            tried = np.stack([support[left]] + [inversion.support(end, scales[-1]) for end in ends])
+            best, rows = tried.argmax(axis=0), np.arange(len(left))
+            end = np.stack([at[left], *ends])[best, rows]
+            far = np.linalg.norm(end - at[left], axis=1) > RESTART_GAIN_DIAMETERS * image.diameter_nm
+            at[left], support[left] = end, tried[best, rows]
+            if number > 1:
+                left = left[far]
+            if not left.size:
+                break
+        return inversion.follow(at, scales[-1:]) if restarts else at
 
     refined = _in_chunks(refine, start)
     lost = np.linalg.norm(refined - start, axis=1) > image.diameter_nm / 3
@@ -110,9 +141,7 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template) -> np.ndarray:
     def refine(first: np.ndarray) -> np.ndarray:
         ends, costs = [], []
         for offset in offsets:
-            at = first + offset
-            for scale in (0.2, 0.12, 0.08, 0.08):
-                at += inversion.shift(at, scale)
+            at = inversion.follow(first + offset, (0.2, 0.12, 0.08, 0.08))
             ends.append(at)
             costs.append(inversion.asymmetry(at, 0.08))
         costs = np.array(costs)
@@ -135,41 +164,75 @@ def _in_chunks(function, points: np.ndarray, size: int = 32) -> np.ndarray:
 class _Inversion:
     """How far dots are from being their own mirror image about a point, and which shift mends it."""
 
-    def __init__(self, image: BodyImage, template: Template):
+    def __init__(self, image: BodyImage, template: Template, *, flank: int = 0):
         self._sampler = image.sampler
-        self._half = template.values.shape[0] // 2
-        self._inside = template.body.ravel() > 0
+        reach = np.abs(np.argwhere(template.body > 0) - template.values.shape[0] // 2).max()
+        self._half = int(reach)
+        self._flank = flank
+        inner = (slice(template.values.shape[0] // 2 - reach, template.values.shape[0] // 2 + reach + 1),) * 3
+        self._inside = template.body[inner].ravel() > 0
         # Half of the box is enough: the odd part of the other half is its negative.
         self._inside[self._inside.size // 2 :] = False
-        gradient = np.stack(np.gradient(template.values, template.step_nm)[::-1]).reshape(3, -1)
-        self._gradient = gradient[:, self._inside]
-        self._body = template.body.ravel()[self._inside]
+        gradient = np.stack([part[inner] for part in np.gradient(template.values, template.step_nm)[::-1]])
+        self._gradient = gradient.reshape(3, -1)[:, self._inside]
+        self._body = template.body[inner].ravel()[self._inside]
+        self._facets = self._body * np.square(self._gradient).sum(axis=0)
 
     def _odd(self, at: np.ndarray) -> np.ndarray:
         patches = self._sampler.patches(at, self._half).reshape(len(at), -1)
         return (patches[:, self._inside] - patches[:, ::-1][:, self._inside]) / 2
+
+    def _weights(self, left: np.ndarray, scale: float) -> np.ndarray:
+        """(N, v) Geman-McClure weights of residuals, the least in reach of a flank."""
+        weights = 1 / (1 + (left / scale) ** 2) ** 2
+        if self._flank:
+            size = 2 * self._half + 1
+            box = np.ones((len(left), size**3), np.float32)
+            box[:, self._inside] = weights
+            box[:, ::-1][:, self._inside] = weights
+            weights = _lowest_around(box.reshape(-1, size, size, size), self._flank)
+            weights = weights.reshape(len(left), -1)[:, self._inside]
+        return weights
 
     def asymmetry(self, at: np.ndarray, scale: float) -> np.ndarray:
         """(N,) fraction of the body that is not its own mirror image about the (N, 3) points."""
         square = (self._odd(at) / scale) ** 2
         return (self._body * square / (1 + square)).sum(axis=1) / self._body.sum()
 
-    def shift(self, at: np.ndarray, scale: float) -> np.ndarray:
-        """(N, 3) shifts, nm, towards the centres of inversion."""
-        return _shift(self._odd(at), self._gradient, self._body, scale)
+    def support(self, at: np.ndarray, scale: float) -> np.ndarray:
+        """(N,) fraction of the facets, squared gradients, that are their own mirror image about the (N, 3) points."""
+        return self._weights(self._odd(at), scale) @ self._facets / self._facets.sum()
+
+    def follow(self, at: np.ndarray, scales: Sequence[float]) -> np.ndarray:
+        """(N, 3) points after a step towards the centres of inversion with each scale."""
+        for scale in scales:
+            shift = _shift(self._odd(at), self._gradient, lambda left, s=scale: self._body * self._weights(left, s))
+            at = at + np.clip(shift, -0.5, 0.5)
+        return at
 
 
-def _shift(odd: np.ndarray, gradient: np.ndarray, body: np.ndarray, scale: float) -> np.ndarray:
+def _lowest_around(boxes: np.ndarray, reach: int) -> np.ndarray:
+    """Minimum filter of (N, s, s, s) boxes, their outermost voxels only among themselves."""
+    for axis in (1, 2, 3):
+        for _ in range(reach):
+            lines = np.moveaxis(boxes, axis, 0)
+            low = lines.copy()
+            np.minimum(low[1:], lines[:-1], out=low[1:])
+            np.minimum(low[:-1], lines[1:], out=low[:-1])
+            boxes = np.moveaxis(low, 0, axis)
+    return boxes
+
+
+def _shift(odd: np.ndarray, gradient: np.ndarray, weigh: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """(N, 3) shifts that explain (N, v) residuals, by least squares reweighted twice."""
     shift = np.zeros((len(odd), 3))
     for _ in range(2):
-        left = odd + shift.astype(np.float32) @ gradient
-        weights = body / (1 + (left / scale) ** 2) ** 2
+        weights = weigh(odd + shift.astype(np.float32) @ gradient)
         matrix = np.einsum("nv,av,bv->nab", weights, gradient, gradient, optimize=True)
         matrix += 1e-9 * np.eye(3)
         right = np.einsum("nv,av,nv->na", weights, gradient, odd, optimize=True)
         shift = -np.linalg.solve(matrix, right[..., None])[..., 0]
-    return np.clip(shift, -0.5, 0.5)
+    return shift
 
 
 def missing_core(image: BodyImage, xyz_nm, template: Template) -> np.ndarray:
@@ -266,7 +329,8 @@ def recentre_cut(image: BodyImage, xyz_nm, template: Template, axis_xy_nm) -> np
             at = first + distance * image.diameter_nm * outwards
             for scale in (0.4, 0.3, 0.2, 0.15, 0.15, 0.15):
                 left = image.sampler.patches(at, half).reshape(len(at), -1)[:, inside] - values
-                at = at + np.clip(_shift(left, gradient, weights, scale), -0.3, 0.3)
+                step = _shift(left, gradient, lambda rest, scale=scale: weights / (1 + (rest / scale) ** 2) ** 2)
+                at = at + np.clip(step, -0.3, 0.3)
             left = image.sampler.patches(at, half).reshape(len(at), -1)[:, inside] - values
             square = (left / 0.15) ** 2
             ends.append(at)
@@ -362,17 +426,18 @@ def half_set_sigmas(
 
     Notes
     -----
-    Noise model: along each axis one standard deviation for whole dots and one for cut dots,
+    Noise model: along each axis one standard deviation for whole dots and one for recentred dots,
     pooled over all of them by the median absolute difference; the mean of two halves has half the
-    standard deviation of their difference. What both halves share (a neighbour that pulls) is
-    not in it.
+    standard deviation of their difference, less what :data:`HALF_SET_SHARE` says. What both halves share
+    (the size of a cut dot, a neighbour that pulls) does not show in the difference; it is added as measured on
+    twins.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
     axis = np.median(start[:, :2], axis=0)
     ends = []
     for half in (even, odd):
-        end = refine_centres(half, start, template)
+        end = refine_centres(half, start, template, restarts=())
         if cut.any() and not cut.all():
             end[cut] = recentre_cut(half, start[cut], mean_dot(half, end[~cut]), axis)
         ends.append(end)
@@ -383,7 +448,9 @@ def half_set_sigmas(
         # Too few of one kind say nothing: they share the value of all.
         pool = difference[group] if group.sum() >= 10 else difference
         if group.any() and len(pool) >= 3:
-            sigma[group] = 1.4826 * np.median(np.abs(pool), axis=0) / 2
+            sigma[group] = HALF_SET_SHARE * 1.4826 * np.median(np.abs(pool), axis=0) / 2
+    shared = np.where(cut[:, None], RECENTRED_DIAMETERS, SHARED_DIAMETERS) * even.diameter_nm
+    sigma = np.hypot(sigma, shared)
     return (
         pd.DataFrame(sigma, columns=["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]),
         pd.DataFrame(difference, columns=["dx_nm", "dy_nm", "dz_nm"]),

@@ -10,6 +10,10 @@ import pandas as pd
 from mesotomo_utils import lattice
 from mesotomo_utils.mapping.orientation import QUATERNION, orient_dots
 
+#: What of the error that two half sets show stays when all tilts are there. Half as many tilts also leave streaks from
+#: dot to dot, which the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py; noise alone has 1.
+HALF_SET_SHARE = 0.8
+
 
 def half_set_turns(even: pd.DataFrame, odd: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Turn of each dot from one half set to the other, and the turn common to all dots.
@@ -121,7 +125,7 @@ def half_set_sigmas(
     Returns
     -------
     frame
-        ``sigma_deg`` (:func:`noise_model_deg`; NaN where the dot has no orientation) and
+        ``sigma_deg`` (:data:`HALF_SET_SHARE` of :func:`noise_model_deg`; NaN where the dot has no orientation) and
         ``turn_x_deg, turn_y_deg, turn_z_deg``, the turn from even to odd.
     common_deg
         (3,) turn common to all dots, degrees.
@@ -150,7 +154,7 @@ def half_set_sigmas(
         for half, name in ((half_even, "even"), (half_odd, "odd"))
     ]
     turns, common = half_set_turns(*halves)
-    sigma = noise_model_deg(turns, table["lattice_snr"].to_numpy())
+    sigma = HALF_SET_SHARE * noise_model_deg(turns, table["lattice_snr"].to_numpy())
     frame = pd.DataFrame(turns, columns=["turn_x_deg", "turn_y_deg", "turn_z_deg"])
     frame.insert(0, "sigma_deg", np.where(table["qw"].notna(), sigma, np.nan))
     return frame, common
@@ -182,7 +186,7 @@ def summary(table: pd.DataFrame, errors: pd.DataFrame, common_deg: np.ndarray) -
     if {"turn_x_deg", "turn_y_deg", "turn_z_deg"} <= set(errors.columns):
         turns = errors[["turn_x_deg", "turn_y_deg", "turn_z_deg"]]
         # The median of |x| is 0.6745 standard deviations of x; halves differ by twice the error.
-        about = (turns.abs().median() / 0.6745 / 2).to_numpy()
+        about = (HALF_SET_SHARE * turns.abs().median() / 0.6745 / 2).to_numpy()
     found["sigma_xyz_deg"] = about.tolist()
     found["common_deg"] = np.asarray(common_deg, float).tolist()
     for name in ("a_nm", "b_nm", "c_nm"):

@@ -101,7 +101,7 @@ def half_set_differences(differences: pd.DataFrame, sigma_nm: Mapping[str, float
     differences
         ``dx_nm, dy_nm, dz_nm``.
     sigma_nm
-        Median standard error along x, y, z.
+        Standard deviation of the mean of two halves along x, y, z.
     """
     fig, axes = figures.new_figure(1, 3, width_in=figures.DOUBLE_COLUMN, height_in=2.0, sharey=True)
     reach = 3 * max([*sigma_nm.values(), 1e-4]) * 2

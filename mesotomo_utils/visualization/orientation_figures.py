@@ -157,7 +157,7 @@ def half_set_turns(turns_deg: np.ndarray, lattice_snr: np.ndarray, sigma_deg: np
     lattice_snr
         (N,) lattice SNR.
     sigma_deg
-        (N,) fitted error of the result from all tilts; halves differ by twice that.
+        (N,) fitted noise of the mean of two halves, which differ by twice that.
     """
     fig, axes = figures.new_figure(1, 2, width_in=figures.DOUBLE_COLUMN, height_in=2.2)
     left, right = axes[0]

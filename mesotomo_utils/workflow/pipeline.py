@@ -323,8 +323,10 @@ def _times(run_dir: Path) -> dict[str, int]:
 
 
 def _left(run: Run, step: Step, before: Mapping[str, int]) -> list[str]:
-    """What a step has left: its files, its results and its figures."""
-    names = [name.rstrip("?") for name in step.writes]
+    """What a step has left: its files, its results and its figures; not what another step wrote in its stead."""
+    entries = run.manifest["steps"]
+    others = {name for stem, entry in entries.items() if stem != step.stem for name in entry.get("outputs", ())}
+    names = [name.rstrip("?") for name in step.writes if name.rstrip("?") not in others or not name.endswith("?")]
     names += [f"results/{step.stem}.json", f"results/kernel/{step.stem}.json"]
     names += [name for name, moment in _times(run.run_dir).items() if before.get(name) != moment]
     return sorted(name for name in names if (run.run_dir / name).exists())
