@@ -228,6 +228,22 @@ def wahba(
     return U @ np.diag([1.0, 1.0, np.linalg.det(U @ Wt)]) @ Wt
 
 
+def rigid_motion(source, target) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation (3, 3) and shift (3,) that carry (N, 3) points onto others, outliers set aside."""
+    source, target = np.asarray(source, float), np.asarray(target, float)
+    keep = np.ones(len(source), bool)
+    rotation, shift = np.eye(3), np.zeros(3)
+    for _ in range(3):
+        if keep.sum() < 4:
+            break
+        middle = source[keep].mean(axis=0), target[keep].mean(axis=0)
+        rotation = wahba(source[keep] - middle[0], target[keep] - middle[1])
+        shift = middle[1] - rotation @ middle[0]
+        left = np.linalg.norm(target - source @ rotation.T - shift, axis=1)
+        keep = left <= 3 * np.median(left) + 1e-12
+    return rotation, shift
+
+
 def reflections(
     lattice_nm: float,
     families: tuple[tuple[int, int, int], ...] = ((1, 1, 1), (2, 0, 0), (2, 2, 0)),

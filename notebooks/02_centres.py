@@ -162,7 +162,7 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # difference says little about that dot.
 #
 # Two corrections follow, both measured on twins (`benchmarks/calibrate_errors.py`). Half as many tilts leave streaks
-# from dot to dot that the other half cancels, so the halves differ by twice what is an error of the whole. And what
+# from dot to dot that the other half cancels: only half of that standard deviation is an error of the whole. And what
 # both halves share cancels in their difference: small for whole dots, but a cut dot's centre rests on the mean
 # size of the others, and its σ is nearly all of this kind.
 
@@ -177,12 +177,11 @@ found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)
 
 # %%
 if halves:
-    sigma_nm = {axis: 1.4826 * float(differences[f"d{axis}_nm"].abs().median()) / 2 for axis in "xyz"}
-    fig = mapping_figures.half_set_differences(differences, sigma_nm)
+    fig = mapping_figures.half_set_differences(differences)
     results.save_figure(fig, run_dir, "centre_half_sets", differences)
 
 # %% [markdown]
-# Lines: one standard deviation of the difference, which is 2σ. The outermost bars hold all that lies beyond.
+# Lines: one standard deviation of the difference. The outermost bars hold all that lies beyond.
 #
 # ## The lattice, grown from neighbour to neighbour
 #

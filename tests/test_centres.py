@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from mesotomo_utils.lattice import axis_angle, cell_matrix
+from mesotomo_utils.lattice import axis_angle, cell_matrix, rigid_motion
 from mesotomo_utils.mapping import centres, sampling, template
 from mesotomo_utils.mapping.model_film import model_film
 
@@ -141,7 +141,7 @@ def test_rigid_motion_sets_outliers_aside():
     turn = axis_angle([1, 2, 3], 0.01)
     target = points @ turn.T + [0.5, -0.2, 0.1]
     target[3] += 5
-    rotation, shift = centres.rigid_motion(points, target)
+    rotation, shift = rigid_motion(points, target)
     np.testing.assert_allclose(rotation, turn, atol=1e-9)
     np.testing.assert_allclose(shift, [0.5, -0.2, 0.1], atol=1e-8)
 

@@ -17,8 +17,8 @@ import pandas as pd
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from mesotomo_utils import lattice
 from mesotomo_utils.distribute import map_items
-from mesotomo_utils.lattice import wahba
 from mesotomo_utils.mapping.sampling import coarsen, offsets_nm
 from mesotomo_utils.mapping.template import (
     SAME_DOT_DIAMETERS,
@@ -166,10 +166,10 @@ class _Inversion:
 
     def __init__(self, image: BodyImage, template: Template, *, flank: int = 0):
         self._sampler = image.sampler
-        reach = np.abs(np.argwhere(template.body > 0) - template.values.shape[0] // 2).max()
-        self._half = int(reach)
+        middle = template.values.shape[0] // 2
+        self._half = int(np.abs(np.argwhere(template.body > 0) - middle).max())  # the body fits in a smaller box
         self._flank = flank
-        inner = (slice(template.values.shape[0] // 2 - reach, template.values.shape[0] // 2 + reach + 1),) * 3
+        inner = (slice(middle - self._half, middle + self._half + 1),) * 3
         self._inside = template.body[inner].ravel() > 0
         # Half of the box is enough: the odd part of the other half is its negative.
         self._inside[self._inside.size // 2 :] = False
@@ -428,9 +428,9 @@ def half_set_sigmas(
     -----
     Noise model: along each axis one standard deviation for whole dots and one for recentred dots,
     pooled over all of them by the median absolute difference; the mean of two halves has half the
-    standard deviation of their difference, less what :data:`HALF_SET_SHARE` says. What both halves share
-    (the size of a cut dot, a neighbour that pulls) does not show in the difference; it is added as measured on
-    twins.
+    standard deviation of their difference, of which :data:`HALF_SET_SHARE` is an error of the whole. What both
+    halves share (the size of a cut dot, a neighbour that pulls) does not show in the difference; it is added as
+    measured on twins.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
@@ -441,7 +441,7 @@ def half_set_sigmas(
         if cut.any() and not cut.all():
             end[cut] = recentre_cut(half, start[cut], mean_dot(half, end[~cut]), axis)
         ends.append(end)
-    rotation, shift = rigid_motion(ends[1], ends[0])
+    rotation, shift = lattice.rigid_motion(ends[1], ends[0])
     difference = ends[0] - (ends[1] @ rotation.T + shift)
     sigma = np.full(start.shape, np.nan)
     for group in (cut, ~cut):
@@ -455,19 +455,3 @@ def half_set_sigmas(
         pd.DataFrame(sigma, columns=["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]),
         pd.DataFrame(difference, columns=["dx_nm", "dy_nm", "dz_nm"]),
     )
-
-
-def rigid_motion(source, target) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation (3, 3) and shift (3,) that carry (N, 3) points onto others, outliers set aside."""
-    source, target = np.asarray(source, float), np.asarray(target, float)
-    keep = np.ones(len(source), bool)
-    rotation, shift = np.eye(3), np.zeros(3)
-    for _ in range(3):
-        if keep.sum() < 4:
-            break
-        middle = source[keep].mean(axis=0), target[keep].mean(axis=0)
-        rotation = wahba(source[keep] - middle[0], target[keep] - middle[1])
-        shift = middle[1] - rotation @ middle[0]
-        left = np.linalg.norm(target - source @ rotation.T - shift, axis=1)
-        keep = left <= 3 * np.median(left) + 1e-12
-    return rotation, shift

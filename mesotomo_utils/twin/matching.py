@@ -51,9 +51,8 @@ def match_dots(
     """Pair measured with true dots and fit the rigid motion between their frames.
 
     Mutual nearest neighbours within the radius, and the motion fitted to them, in turn until the
-    pairs stay. Pairs three times as far apart as the median (dots cut by the edge) do not count in the final fit.
-    The start is the shift between the centres of mass of both sets or none, whichever
-    pairs more dots.
+    pairs stay; at last without those that lie far apart (dots cut by the edge). The start is the shift
+    between the centres of mass of both sets or none, whichever pairs more dots.
 
     Parameters
     ----------
@@ -91,9 +90,6 @@ def match_dots(
         if np.array_equal(new[0], rows) and np.array_equal(new[1], cols):
             break
         rows, cols = new
-    for _ in range(3 if len(rows) >= 3 else 0):
-        apart = np.linalg.norm(motion(measured[rows]) - true[cols], axis=1)
-        near = apart <= 3 * np.median(apart) + 1e-12
-        if near.sum() >= 3:
-            motion = fit_rigid_motion(measured[rows][near], true[cols][near])
+    if len(rows) >= 4:
+        motion = RigidMotion(*lattice.rigid_motion(measured[rows], true[cols]))
     return rows, cols, motion

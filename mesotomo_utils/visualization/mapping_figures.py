@@ -90,26 +90,24 @@ def scores_and_cuts(centres: pd.DataFrame) -> Figure:
     return fig
 
 
-def half_set_differences(differences: pd.DataFrame, sigma_nm: Mapping[str, float]) -> Figure:
-    """Even minus odd centres along each axis, with one standard deviation of the difference as lines.
+def half_set_differences(differences: pd.DataFrame) -> Figure:
+    """Even minus odd centres along each axis, with one robust standard deviation of it as lines.
 
-    That is twice the standard error of the mean of the two. Differences beyond the ends are
-    counted in the last bins.
+    Differences beyond the ends are counted in the last bins.
 
     Parameters
     ----------
     differences
         ``dx_nm, dy_nm, dz_nm``.
-    sigma_nm
-        Standard deviation of the mean of two halves along x, y, z.
     """
+    deviation = 1.4826 * differences.abs().median()
     fig, axes = figures.new_figure(1, 3, width_in=figures.DOUBLE_COLUMN, height_in=2.0, sharey=True)
-    reach = 3 * max([*sigma_nm.values(), 1e-4]) * 2
+    reach = 3 * max(deviation.max(), 2e-4)
     bins = np.linspace(-reach, reach, 31)
     for ax, axis in zip(axes[0], "xyz", strict=True):
         ax.hist(np.clip(differences[f"d{axis}_nm"], -reach, reach), bins, color=figures.GREY)
         for side in (-1, 1):
-            ax.axvline(2 * side * sigma_nm[axis], color=figures.PALETTE[3], lw=0.8)
+            ax.axvline(side * deviation[f"d{axis}_nm"], color=figures.PALETTE[3], lw=0.8)
         ax.set(xlabel=f"even − odd along {axis} (nm)")
     axes[0, 0].set_ylabel("dots")
     figures.panel_labels(axes)

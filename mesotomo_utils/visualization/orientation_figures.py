@@ -157,7 +157,7 @@ def half_set_turns(turns_deg: np.ndarray, lattice_snr: np.ndarray, sigma_deg: np
     lattice_snr
         (N,) lattice SNR.
     sigma_deg
-        (N,) fitted noise of the mean of two halves, which differ by twice that.
+        (N,) fitted standard deviation of the mean of two halves, which differ by twice that.
     """
     fig, axes = figures.new_figure(1, 2, width_in=figures.DOUBLE_COLUMN, height_in=2.2)
     left, right = axes[0]
@@ -170,7 +170,7 @@ def half_set_turns(turns_deg: np.ndarray, lattice_snr: np.ndarray, sigma_deg: np
     left.legend()
     order = np.argsort(lattice_snr)
     right.plot(lattice_snr, np.linalg.norm(turns_deg, axis=1), ".", ms=2.5, color=figures.GREY)
-    right.plot(lattice_snr[order], 2 * sigma_deg[order], color="k", label="fit, 2σ")
+    right.plot(lattice_snr[order], 2 * sigma_deg[order], color="k", label="fit to all dots")
     # Within a decade or little more the labels of a logarithmic axis would run into each other.
     span = np.nanmax(lattice_snr) / np.nanmin(lattice_snr)
     right.set(xscale="linear" if span < 10 else "log", yscale="log")

@@ -22,21 +22,21 @@ def error_histograms(table: pd.DataFrame) -> Figure:
         ``orientation_error_deg``.
     """
     whole = table[table["whole"].astype(bool)]
-    columns = [("error_nm", "Error of the centre (nm)")]
+    columns = [("error_nm", "centre", " nm", "nm")]
     if "orientation_error_deg" in whole and whole["orientation_error_deg"].notna().any():
-        columns.append(("orientation_error_deg", "Error of the orientation (°)"))
+        columns.append(("orientation_error_deg", "orientation", "°", "°"))
     fig, axes = figures.new_figure(
         1, len(columns), width_in=figures.DOUBLE_COLUMN * len(columns) / 2, height_in=2.4
     )
-    for ax, (column, label) in zip(axes.flat, columns, strict=True):
+    for ax, (column, what, after, unit) in zip(axes.flat, columns, strict=True):
         values = whole[column].dropna()
         median = float(values.median())
         ax.hist(
             values, bins=30, range=(0, max(values.quantile(0.99), 1e-9)), color=figures.PALETTE[0]
         )
         ax.axvline(median, color="black", lw=0.8)
-        figures.corner_text(ax, f"median {median:.2g}", location="upper right")
-        ax.set(xlabel=label, ylabel="Dots")
+        figures.corner_text(ax, f"median {median:.2g}{after}", location="upper right")
+        ax.set(xlabel=f"Error of the {what} ({unit})", ylabel="Dots")
     return fig
 
 

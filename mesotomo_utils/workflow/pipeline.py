@@ -324,19 +324,23 @@ def _times(run_dir: Path) -> dict[str, int]:
 
 def _left(run: Run, step: Step, before: Mapping[str, int]) -> list[str]:
     """What a step has left: its files, its results and its figures; not what another step wrote in its stead."""
-    entries = run.manifest["steps"]
-    others = {name for stem, entry in entries.items() if stem != step.stem for name in entry.get("outputs", ())}
+    others = _of_others(run, step.stem)
     names = [name.rstrip("?") for name in step.writes if name.rstrip("?") not in others or not name.endswith("?")]
     names += [f"results/{step.stem}.json", f"results/kernel/{step.stem}.json"]
     names += [name for name, moment in _times(run.run_dir).items() if before.get(name) != moment]
     return sorted(name for name in names if (run.run_dir / name).exists())
 
 
+def _of_others(run: Run, stem: str) -> set[str]:
+    """What the other steps have left."""
+    entries = run.manifest["steps"]
+    return {name for other, entry in entries.items() if other != stem for name in entry.get("outputs", ())}
+
+
 def _clear(run: Run, stem: str) -> None:
     """Remove what a step left last time, so that nothing of it outlives its reason."""
-    entries = run.manifest["steps"]
-    others = {name for other, entry in entries.items() if other != stem for name in entry.get("outputs", ())}
-    entry = entries.get(stem, {})
+    others = _of_others(run, stem)
+    entry = run.manifest["steps"].get(stem, {})
     old = list(entry.get("outputs", ()))
     if entry.get("status") in ("running", "failed"):
         writes = next(step.writes for step in run.steps if step.stem == stem)

@@ -338,8 +338,12 @@ def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.Data
 
 
 def _table_lines(table: pd.DataFrame, longest: int = 48) -> list[str]:
-    """The table as lines of one width for each column, the heading first."""
+    """The table as lines of text, the heading first."""
     cells = [list(table.columns), *table.astype(str).to_numpy().tolist()]
-    cells = [[text if len(text) <= longest else text[: longest - 1] + "…" for text in row] for row in cells]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return in_columns([[text if len(text) <= longest else text[: longest - 1] + "…" for text in row] for row in cells])
+
+
+def in_columns(rows: Sequence[Sequence[str]], widest: int = 48) -> list[str]:
+    """Rows of texts as lines, the columns below each other; a text longer than the widest column pushes the rest on."""
+    widths = [min(max(map(len, column)), widest) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mesotomo_utils.workflow import results
+from mesotomo_utils.workflow.report import in_columns
 
 
 def results_table(run_dir: str | Path) -> str:
@@ -34,8 +35,7 @@ def results_table(run_dir: str | Path) -> str:
         spread = "" if row["sigma"] is None else f" ± {row['sigma']:.2g}"
         found = row.get("reason", "none") if row["value"] is None else f"{_number(row['value'])}{spread}"
         lines.append((name, found, row["unit"], _number(row["paper"]), _number(row["truth"])))
-    widths = [min(max(len(line[i]) for line in lines), 48) for i in range(5)]
-    return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(in_columns(lines))
 
 
 def _number(item: Any) -> str:
