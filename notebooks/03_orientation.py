@@ -26,14 +26,14 @@
 # give its error.
 #
 # **You need** `tomogram.ome.zarr` (notebook 01), `centres.csv` and `superlattice.json` (02). **It takes**
-# a tenth of a second a dot on two cores, the control and both half sets included: some twenty seconds for 190 dots.
+# a fifth of a second a dot on two cores, the control and both half sets included: some forty seconds for 190 dots.
 
 # %%
 import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.mapping import lattice_spots, model_dot, orientation, orientation_errors
+from mesotomo_utils.mapping import lattice_spots, model_dot, orientation, orientation_errors, replicas
 from mesotomo_utils.tomography.tomogram import open_tomogram
 from mesotomo_utils.visualization import figures, orientation_figures
 from mesotomo_utils.workflow import results
@@ -158,9 +158,12 @@ known_table.T.rename(columns={0: f"off by {known_error_deg:.3f}°"}).round(4)
 # first and turn crystal vectors into laboratory vectors (orix stores the inverse).
 
 # %%
+removable, why_left = False, reason
 if possible:
+    removable, why_left = replicas.can_be_removed(tomogram.attributes, V, lattice_nm=lattice_nm)
+    some = np.arange(len(xyz)) % max(1, len(xyz) // 150) == 0  # the control costs a search of its own
     table = orientation.orient_dots(
-        tomogram.data, voxel_nm, xyz, control=True, false_accepts=false_accepts,
+        tomogram.data, voxel_nm, xyz, control=some, strain=not removable, false_accepts=false_accepts,
         progress="orientations", dask=dask, **settings,
     )
 else:
@@ -173,7 +176,7 @@ table.describe().T.round(4)
 # The *lattice SNR* is $S$ at its top: the mean power of the reflections over the noise around them. Pure noise
 # gives more than 1, because the search takes the best of many orientations; how much more follows from the
 # gamma law of noise and the number of orientations that a window can tell apart. The control
-# looks, in the same dots, for a lattice whose reflections lie where rock salt has none. Where the lattice
+# looks, in up to three hundred of the dots, for a lattice whose reflections lie where rock salt has none. Where the lattice
 # is strong, the control stands on the tails of its spots: above the noise, and still far below the lattice.
 
 # %%
@@ -193,6 +196,54 @@ print(why_not or f"{accepted.sum()} of {len(table)} dots show their lattice")
 # %% [markdown]
 # Steps 06 and 07 are skipped where under a fifth of the dots do.
 #
+# ## What the tilts repeat
+#
+# Tilts in steps of $\Delta\theta$ cut the plane of frequencies along lines $g\,\Delta\theta$ apart. What is sampled
+# in one space repeats in the other: the fringes of every dot come back beside it, $1/(g\,\Delta\theta)$ away along
+# the beam of the tilts that see them, and stand in other dots' windows at almost the same $\mathbf g$. That is
+# no noise, and more than noise turns the spots it meets.
+#
+# But it can be foretold. The lattices found above are drawn as plane waves in the mean dot's body, projected at
+# the angles of the series and reconstructed; what comes back beyond what was drawn is taken off, and each
+# orientation is refined once more. The waves of one dot take the phases that a cation at one point gives
+# them all: read one by one, they would carry the replicas on.
+
+# %%
+if not visible:
+    removable, why_left = False, why_not
+model, turn_deg, before = None, np.full(len(table), np.nan), table
+if removable:
+    angles_deg = tomogram.attributes["series"]["angles_deg"]
+    whole = ~centres["at_edge"].to_numpy(bool)
+    model = replicas.model_lattices(tomogram.data, voxel_nm, xyz, before, whole=whole, dask=dask, **settings)
+    to_remove = replicas.find_replicas(model, angles_deg, dask=dask, progress="replicas")
+
+# %%
+if removable:
+    R_before = lattice.from_quaternions(before[orientation.QUATERNION].to_numpy())
+    table = orientation.orient_dots(
+        tomogram.data, voxel_nm, xyz, start=R_before, replicas=to_remove, false_accepts=false_accepts,
+        progress="orientations without replicas", dask=dask, **settings,
+    )
+    table["control_snr"] = before["control_snr"]
+    R_after = lattice.from_quaternions(table[orientation.QUATERNION].to_numpy())
+    turn_deg = lattice.rotation_angle_deg(R_after @ np.swapaxes(R_before, 1, 2))
+    accepted = table["qw"].notna().to_numpy()
+replica_turn_deg = float(np.nanmedian(turn_deg)) if removable else np.nan
+print(why_left or f"half of the dots turn by more than {replica_turn_deg:.2f}°")
+
+# %% [markdown]
+# A dot near the middle, as drawn and as the tilts give it back, in the slice through it across the tilt axis. Beside it
+# how far the dots turn when the others' replicas are gone; the last bar holds the few that turn farther.
+
+# %%
+if removable:
+    nearest = int(np.argmin(np.linalg.norm(model.middles_nm - xyz[middle], axis=1)))
+    drawn, again = replicas.fringes_of_one(model, nearest, angles_deg)
+    fig = orientation_figures.replicas(drawn, again, model.voxel_nm, turn_deg)
+    results.save_figure(fig, run_dir, "lattice_replicas", pd.DataFrame({"qd": centres["qd"], "turn_deg": turn_deg}))
+
+# %% [markdown]
 # ## How well an orientation is known
 #
 # The tomograms of the even and of the odd tilts have independent noise. A dot's turn from one to the other has
@@ -200,17 +251,20 @@ print(why_not or f"{accepted.sum()} of {len(table)} dots show their lattice")
 # all turns together: $\sigma^2 = e^{b_0} \mathrm{SNR}^{b_1}$. A turn common to all dots is the halves' own
 # alignment, and taken out.
 #
-# Each half samples only every other direction. The streaks which that leaves from dot to dot make the halves differ
-# by more than noise, and cancel where all tilts come together: on twins 0.8 of what the halves say is the error of
+# Each half samples only every other direction, so its replicas stand at half the distance, among the nearest dots; they
+# are taken off each half as well. What is left of them still makes the halves differ by more than noise,
+# and cancels where all tilts come together: on twins 0.7 of what the halves say is the error of
 # the whole (`benchmarks/calibrate_errors.py`). A scale of tilts that is wrong throughout is in neither.
 
 # %%
 halves = ("half_even.ome.zarr", "half_odd.ome.zarr")
 errors, common_deg = pd.DataFrame({"sigma_deg": np.full(len(table), np.nan)}), np.full(3, np.nan)
 if visible and all(results.exists(run_dir, name) for name in halves):
-    even, odd = (open_tomogram(results.path(run_dir, name)).data for name in halves)
+    even, odd = (open_tomogram(results.path(run_dir, name)) for name in halves)
+    half_angles_deg = [half.attributes["series"]["angles_deg"] for half in (even, odd)] if removable else None
     errors, common_deg = orientation_errors.half_set_sigmas(
-        even, odd, voxel_nm, xyz, table, progress="half sets", dask=dask, **settings
+        even.data, odd.data, voxel_nm, xyz, table, model=model, angles_deg=half_angles_deg,
+        progress="half sets", dask=dask, **settings,
     )
 errors.describe().T.round(4)
 
@@ -308,6 +362,7 @@ values = [
     results.value("lattice_snr_median", summary["snr"], n=len(table), reason=reason or None),
     results.value("lattice_snr_threshold", threshold, reason=reason or None),
     results.value("orientation_sigma_deg", summary["sigma_deg"], "deg", n=summary["n"], reason=no_sigma),
+    results.value("replica_turn_deg", replica_turn_deg, "deg", reason=why_left or None),
     results.value("orientation_sigma_xyz_deg", summary["sigma_xyz_deg"], "deg", n=summary["n"], reason=no_sigma),
     results.value("half_set_common_turn_deg", summary["common_deg"], "deg", reason=no_sigma),
 ]

@@ -66,7 +66,9 @@ class DotWindow:
         return (2 * self.k_max + 1, 2 * self.k_max + 1, self.k_max + 1 + _REACH)
 
 
-def prepare_window(*, voxel_nm: float, window_nm: float, g_max_per_nm: float) -> DotWindow:
+def prepare_window(
+    *, voxel_nm: float, window_nm: float, g_max_per_nm: float, step_per_nm: float | None = None
+) -> DotWindow:
     """Prepare the window (1 - r^2/R^2)^2 and the grid of its Fourier transform.
 
     Parameters
@@ -77,11 +79,14 @@ def prepare_window(*, voxel_nm: float, window_nm: float, g_max_per_nm: float) ->
         Diameter 2R of the window, nm; its half width is 0.54 of that.
     g_max_per_nm
         Largest spatial frequency that will be read, 1/nm.
+    step_per_nm
+        That of the window of another voxel size, for transforms on one grid.
 
     Raises
     ------
     ValueError
-        The window is smaller than eight voxels, or the frequency lies above Nyquist.
+        The window is smaller than eight voxels; the frequency lies above Nyquist; the step asked for
+        is not that of a whole number of voxels.
     """
     if not window_nm >= 8 * voxel_nm:
         raise ValueError(f"window_nm = {window_nm} is under eight voxels of {voxel_nm} nm")
@@ -94,7 +99,12 @@ def prepare_window(*, voxel_nm: float, window_nm: float, g_max_per_nm: float) ->
     x_nm = np.arange(-half, half + 1) * voxel_nm
     square = (2 * x_nm / window_nm) ** 2
     window = np.clip(1 - (square[:, None, None] + square[:, None] + square), 0, None) ** 2
-    box = fft.next_fast_len(int(np.ceil(OVERSAMPLING * window_nm / voxel_nm)), real=True)
+    if step_per_nm is None:
+        box = fft.next_fast_len(int(np.ceil(OVERSAMPLING * window_nm / voxel_nm)), real=True)
+    else:
+        box = round(1 / (step_per_nm * voxel_nm))
+        if abs(box * voxel_nm * step_per_nm - 1) > 1e-6:
+            raise ValueError(f"{1 / step_per_nm:.3f} nm, the inverse of step_per_nm, is no multiple of {voxel_nm} nm")
     step = 1 / (box * voxel_nm)
     # The transform of exp(-t^2/2), t in grid steps, at the position x: it is divided out here and
     # comes back when the grid is read with that Gaussian.
@@ -119,6 +129,13 @@ def prepare_window(*, voxel_nm: float, window_nm: float, g_max_per_nm: float) ->
     )
 
 
+def coarsest_voxel_nm(window: DotWindow, g_max_per_nm: float) -> float:
+    """Edge of the largest voxels, nm, that carry a frequency and share the frequency grid of a window."""
+    period_nm = 1 / window.step_per_nm
+    box = fft.next_fast_len(int(np.ceil(2.1 * g_max_per_nm * period_nm)), real=True)
+    return period_nm / min(box, window._box)
+
+
 def transform(window: DotWindow, cube: np.ndarray) -> np.ndarray:
     """Fourier transform of a windowed cube on the grid of the window.
 
@@ -136,12 +153,8 @@ def transform(window: DotWindow, cube: np.ndarray) -> np.ndarray:
     last reflection are kept, which halves the work. SciPy's transform stays in its thread, so that
     dots can be spread over threads.
     """
-    n, box, k_max = window.n, window._box, window.k_max
-    if cube.shape != (n, n, n):
-        raise ValueError(f"cube has the shape {cube.shape}, the window wants {(n, n, n)}")
-    # The mean over the window goes first: its tails would lie under the first reflections.
-    mean = np.einsum("zyx,zyx->", cube, window.window) / window.window.sum()
-    density = (cube - np.float32(mean)) * window.weights
+    box, k_max = window._box, window.k_max
+    density = _less_mean(window, cube) * window.weights
     k = np.arange(-k_max, k_max + 1) % box
     kx = np.arange(-_REACH, k_max + 1) % box
     # The density is real: what a real transform leaves out is the conjugate of what it gives.
@@ -150,6 +163,43 @@ def transform(window: DotWindow, cube: np.ndarray) -> np.ndarray:
     along_x[:, :, left_out] = along_x[:, :, left_out].conj()
     along_y = fft.fft(along_x, box, axis=1, overwrite_x=True)[:, k]
     return fft.fft(along_y, box, axis=0, overwrite_x=True)[k] * window._phase
+
+
+def moved(window: DotWindow, spectrum: np.ndarray, by_nm: np.ndarray) -> np.ndarray:
+    """Transform of what a cube holds, counted from a point that lies (3,) x, y, z nm before its middle."""
+    k = np.arange(-window.k_max, window.k_max + 1)
+    x, y, z = -2j * np.pi * window.step_per_nm * np.asarray(by_nm, float)
+    phase = np.exp(z * k)[:, None, None] * (np.exp(y * k)[:, None] * np.exp(x * k[k >= -_REACH]))
+    return spectrum * phase.astype(np.complex64)
+
+
+def fourier_sums(window: DotWindow, cube: np.ndarray, g_per_nm: np.ndarray) -> np.ndarray:
+    """The transform of a windowed cube at a few frequencies, summed directly.
+
+    Parameters
+    ----------
+    window, cube
+        As for :func:`transform`; the plain window weighs here.
+    g_per_nm
+        (M, 3) frequencies x, y, z, 1/nm.
+
+    Returns
+    -------
+    (M,) complex64.
+    """
+    x_nm = (np.arange(window.n) - window.n // 2) * window.voxel_nm
+    ex, ey, ez = np.exp(-2j * np.pi * g_per_nm.T[:, None] * x_nm[:, None]).astype(np.complex64)
+    density = _less_mean(window, cube) * window.window
+    along_x = density @ ex.real + 1j * (density @ ex.imag)
+    return np.einsum("zyg,yg,zg->g", along_x, ey, ez, optimize=True)
+
+
+def _less_mean(window: DotWindow, cube: np.ndarray) -> np.ndarray:
+    """The cube less its mean over the window, whose tails would lie under the first reflections."""
+    if cube.shape != window.window.shape:
+        raise ValueError(f"cube has the shape {cube.shape}, the window wants {window.window.shape}")
+    mean = np.einsum("zyx,zyx->", cube, window.window) / window.window.sum()
+    return cube - np.float32(mean)
 
 
 def _half_space(g_per_nm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from scipy.stats import gamma
 from mesotomo_utils import lattice
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.mapping import lattice_signal
+from mesotomo_utils.mapping.dot_table import QUATERNION
 from mesotomo_utils.mapping.orientation_search import (
     LARGEST_STRAIN,
     find_orientation,
@@ -23,12 +24,12 @@ from mesotomo_utils.mapping.orientation_search import (
     prepare_shells,
     visible_reflections,
 )
-from mesotomo_utils.tomography.cutting import cut_cube
+from mesotomo_utils.mapping.replicas import Replicas
+from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube
 
 if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
 
-QUATERNION = ["qw", "qx", "qy", "qz"]
 # Step of the grid of orientations, in units of the turn that moves the outermost reflection by one
 # Fourier voxel of the window. Half a step is then well within a spot.
 _GRID_STEP = 1.4
@@ -113,7 +114,9 @@ def orient_dots(
     window_nm: float,
     superlattice: np.ndarray | None = None,
     start: np.ndarray | None = None,
-    control: bool = False,
+    replicas: Replicas | None = None,
+    strain: bool = True,
+    control: bool | np.ndarray = False,
     false_accepts: float = 0.01,
     workers: int | None = None,
     dask: str | None = None,
@@ -139,8 +142,14 @@ def orient_dots(
     start
         (N, 3, 3) rotations to refine, for half sets; rows of NaN are left NaN. None: every
         orientation is tried.
+    replicas
+        What other dots' lattices leave here for want of tilts, to be subtracted
+        (:func:`replicas.find_replicas`).
+    strain
+        Also fit the free triclinic cell; else its columns are NaN.
     control
-        Also search, in the same dot, a lattice whose reflections lie where rock salt has none.
+        Also search, in all dots or in those where an (N,) array is True, a lattice whose reflections lie where
+        rock salt has none.
     false_accepts
         See :func:`snr_threshold`; dots under the threshold get NaN.
     workers, dask, progress
@@ -150,7 +159,7 @@ def orient_dots(
     -------
     DataFrame, one row a dot in the order given: ``qw, qx, qy, qz`` (crystal to lab; orix stores the
     inverse), ``lattice_snr``, ``lattice_nm`` (one cubic parameter), ``a_nm, b_nm, c_nm, alpha_deg,
-    beta_deg, gamma_deg`` (the free triclinic cell) and, with ``control``, ``control_snr``.
+    beta_deg, gamma_deg`` (the free triclinic cell) and, with ``control``, ``control_snr`` (NaN where not asked for).
 
     Raises
     ------
@@ -180,9 +189,29 @@ def orient_dots(
     resolution_deg = float(np.rad2deg(_GRID_STEP / (outermost * window_nm)))
     bragg = prepare_shells(window, reflections, resolution_deg=resolution_deg)
     off_bragg = None
-    if control:
+    controlled = np.broadcast_to(np.asarray(control, bool), len(centres))
+    if controlled.any():
         nothing_there = off_bragg_reflections(reflections)
         off_bragg = prepare_shells(window, nothing_there, resolution_deg=resolution_deg)
+    coarse = None
+    if replicas is not None:
+        coarse = lattice_signal.prepare_window(
+            voxel_nm=replicas.voxel_nm,
+            window_nm=window_nm,
+            g_max_per_nm=outermost * (1 + LARGEST_STRAIN),
+            step_per_nm=window.step_per_nm,
+        )
+
+    def spectrum_of(centre: np.ndarray, cube: np.ndarray) -> np.ndarray:
+        spectrum = lattice_signal.transform(window, cube)
+        if coarse is None:
+            return spectrum
+        grids = (volume.shape, voxel_nm), (replicas.values.shape, replicas.voxel_nm)
+        middle, other = (cube_middle_nm(*grid, centre) for grid in grids)
+        taken = lattice_signal.transform(coarse, cut_cube(replicas.values, coarse.voxel_nm, centre, coarse.n))
+        # sums over voxels: larger ones count for more
+        taken *= np.float32((coarse.voxel_nm / voxel_nm) ** 3)
+        return spectrum - lattice_signal.moved(coarse, taken, other - middle)
 
     def one(row: int) -> tuple[np.ndarray, np.ndarray, float, float, float]:
         if start is not None and not np.isfinite(start[row]).all():
@@ -191,11 +220,11 @@ def orient_dots(
         if not cube.any():
             # Nothing at all is there: no noise to measure a signal by.
             return np.full((3, 3), np.nan), np.full((3, 3), np.nan), 0.0, np.nan, 0.0
-        spectrum = lattice_signal.transform(window, cube)
+        spectrum = spectrum_of(centres[row], cube)
         initial = None if start is None else start[row]
-        found = find_orientation(window, spectrum, bragg, start=initial, strain=start is None)
+        found = find_orientation(window, spectrum, bragg, start=initial, strain=strain)
         empty = np.nan
-        if off_bragg is not None:
+        if controlled[row]:
             empty = find_orientation(window, spectrum, off_bragg, strain=False).snr
         return found.R, found.reciprocal, found.snr, lattice_nm / found.scale, empty
 
@@ -211,7 +240,7 @@ def orient_dots(
     table = _as_table(R, reciprocal, accepted, lattice_nm, V)
     table.insert(4, "lattice_snr", snr)
     table.insert(5, "lattice_nm", np.where(accepted, cubic, np.nan))
-    if control:
+    if controlled.any():
         table["control_snr"] = empty
     return table
 

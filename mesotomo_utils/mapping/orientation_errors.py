@@ -9,10 +9,11 @@ import pandas as pd
 
 from mesotomo_utils import lattice
 from mesotomo_utils.mapping.orientation import QUATERNION, orient_dots
+from mesotomo_utils.mapping.replicas import LatticeModel, find_replicas
 
-#: What of the error that two half sets show stays when all tilts are there. Half as many tilts also leave streaks from
-#: dot to dot, which the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py; noise alone has 1.
-HALF_SET_SHARE = 0.8
+#: What of the error that two half sets show stays when all tilts are there: a half leaves more replicas, and some of
+#: them the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py; noise alone has 1.
+HALF_SET_SHARE = 0.7
 
 
 def half_set_turns(even: pd.DataFrame, odd: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -107,6 +108,8 @@ def half_set_sigmas(
     lattice_nm: float,
     window_nm: float,
     superlattice: np.ndarray | None = None,
+    model: LatticeModel | None = None,
+    angles_deg: tuple[np.ndarray, np.ndarray] | None = None,
     workers: int | None = None,
     dask: str | None = None,
     progress: str | None = None,
@@ -121,6 +124,9 @@ def half_set_sigmas(
         As for :func:`orient_dots`.
     table
         Its result from all tilts; the halves are refined from there.
+    model, angles_deg
+        The lattices found from all tilts and the angles of the even and of the odd ones, degrees: the replicas
+        of each half are then removed (:mod:`replicas`). None where the table was made without.
 
     Returns
     -------
@@ -138,21 +144,25 @@ def half_set_sigmas(
     if len(table) != len(centres_nm):
         raise ValueError(f"table has {len(table)} rows for {len(centres_nm)} centres")
     start = lattice.from_quaternions(table[QUATERNION].to_numpy())
-    halves = [
-        orient_dots(
-            half,
-            voxel_nm,
-            centres_nm,
-            lattice_nm=lattice_nm,
-            window_nm=window_nm,
-            superlattice=superlattice,
-            start=start,
-            workers=workers,
-            dask=dask,
-            progress=None if progress is None else f"{progress}, {name} tilts",
+    pool: dict[str, Any] = {"workers": workers, "dask": dask}
+    halves = []
+    for half, name, angles in zip((half_even, half_odd), ("even", "odd"), angles_deg or (None, None), strict=True):
+        replicas = None if model is None else find_replicas(model, angles, **pool)
+        halves.append(
+            orient_dots(
+                half,
+                voxel_nm,
+                centres_nm,
+                lattice_nm=lattice_nm,
+                window_nm=window_nm,
+                superlattice=superlattice,
+                start=start,
+                replicas=replicas,
+                strain=False,
+                progress=None if progress is None else f"{progress}, {name} tilts",
+                **pool,
+            )
         )
-        for half, name in ((half_even, "even"), (half_odd, "odd"))
-    ]
     turns, common = half_set_turns(*halves)
     sigma = HALF_SET_SHARE * noise_model_deg(turns, table["lattice_snr"].to_numpy())
     frame = pd.DataFrame(turns, columns=["turn_x_deg", "turn_y_deg", "turn_z_deg"])

@@ -113,8 +113,8 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
        or profile are outliers.
     3. Reprojection (:mod:`.alignment_fine`), on images low-passed and thinned out to what Crowther's limit
        asks for: finer detail across the axis is not shared by images. It refines shifts, axis tilt and angles
-       together. For a needle that lies wholly within the field, which shows in a constant mass, the shifts
-       are held near those of step 2, which are as good as the noise allows.
+       together. For a needle that lies wholly within the field, which shows in a constant mass or empty edges, the
+       shifts and the axis tilt are held near those of step 2, which are as good as the noise allows.
     4. An image that still fits far worse than the others is left out and step 3 repeated.
     5. What no series can tell is fixed by convention: mean shift along z zero, no cosine or sine of the
        tilt in the shift along u, mean of the angle errors zero, and no error
@@ -128,7 +128,7 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
         used &= ~odd
         _check_count(series, used)
         pose, _ = _coarse(images[used], series.angles_deg[used])
-    known, sigma = replace(pose, angle_deg=series.angles_deg[used]), coarse.moment_sigma(images[used], pose.shift_z)
+    known, sigma = replace(pose, angle_deg=series.angles_deg[used]), coarse.moment_sigmas(images[used], pose.shift_z)
     factor = _fine_bin(images.shape[1:], series.angles_deg)
     fit = _refined(images[used], pose, factor, device, known, sigma)
     bad = _misfits(fit.misfit, series.angles_deg[used])
@@ -322,7 +322,7 @@ def _coarse(images: NDArray[np.float32], angles_deg: NDArray) -> tuple[Pose, NDA
 
 
 def _refined(
-    images: NDArray[np.float32], pose: Pose, factor: int, device: str, known: Pose, sigma: float
+    images: NDArray[np.float32], pose: Pose, factor: int, device: str, known: Pose, sigma: tuple[float, float]
 ) -> Fit:
     """Refine on images binned by a factor; poses and sigma in full pixels."""
     small, (z0, u0) = _bin(images, factor)
@@ -330,7 +330,10 @@ def _refined(
     def binned(full: Pose) -> Pose:
         return replace(full, shift_z=(full.shift_z - z0) / factor, shift_u=(full.shift_u - u0) / factor)
 
-    options = {"steps": _STEPS, "shift_sigma": sigma / factor, "tolerance": _TOLERANCE / factor, "device": device}
+    options = {"steps": _STEPS, "tolerance": _TOLERANCE / factor, "device": device}
+    options["shift_sigma"] = (sigma[0] / factor, sigma[1] / factor)
+    if known.axis_tilt_deg != 0:  # the slices told it
+        options["axis_sigma_deg"] = np.rad2deg(sigma[1] * np.sqrt(12) / images.shape[1])
     fit = refine(small, binned(pose), binned(known), **options)
     found = fit.pose.scaled(factor)
     found = replace(found, shift_z=found.shift_z + z0, shift_u=found.shift_u + u0)

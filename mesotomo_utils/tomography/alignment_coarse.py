@@ -15,6 +15,9 @@ from mesotomo_utils.tomography.alignment_geometry import move_images
 _CONTRAST_LIMIT = 8.0
 """Distance from the other images, in robust standard deviations, from which an image is an outlier."""
 
+_LEAST_SIGMA = 0.02
+"""Pixels that the noise of the images alone moves a centre of mass by, on the best of twins."""
+
 
 def without_background(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Images less their background, a plane of its own in each.
@@ -231,11 +234,13 @@ def refine_by_slices(
     return shift_z, shift_u, float(tilt)
 
 
-def moment_sigma(images: NDArray[np.float32], shift_z: NDArray[np.float64]) -> float:
-    """How far shifts from the centre of mass may be off, pixels, one standard deviation.
+def moment_sigmas(images: NDArray[np.float32], shift_z: NDArray[np.float64]) -> tuple[float, float]:
+    """How far shifts along z by the profile, and along u by the centre of mass, may be off, pixels.
 
     Mass that leaves the field on one side, a share v of it, moves the centre of mass by up to v times half the
-    width; it shows as a change of the mass from tilt to tilt.
+    width. It shows as a change of the mass from tilt to tilt, but so does the gain of the detector. Across the axis
+    there must also be mass at the edges, in the strips that the background is taken from: on twins, whole or cut, the
+    error is 0.4 to 1.1 times the mass that nine tenths of the images have there, times the width. The smaller counts.
 
     Parameters
     ----------
@@ -243,6 +248,10 @@ def moment_sigma(images: NDArray[np.float32], shift_z: NDArray[np.float64]) -> f
         (T, Z, U) images less their background.
     shift_z
         (T,) shifts along z, pixels: only rows that all images show are counted.
+
+    Returns
+    -------
+    One standard deviation along z and along u.
     """
     n_z = images.shape[1]
     low = min(int(np.ceil(max(0.0, -shift_z.min()))) + 1, n_z // 4)
@@ -251,7 +260,13 @@ def moment_sigma(images: NDArray[np.float32], shift_z: NDArray[np.float64]) -> f
     inner = np.arange(low, high)
     profiles = [np.interp(inner + s, rows, image.sum(axis=1, dtype=np.float64)) for image, s in zip(images, shift_z)]
     mass = np.sum(profiles, axis=1)
-    return float(_robust_sigma(mass) / max(abs(np.median(mass)), 1e-30) * images.shape[2] / 2)
+    changes = _robust_sigma(mass) / max(abs(np.median(mass)), 1e-30)
+    width = max(2, images.shape[2] // 40)
+    across = images.sum(axis=1, dtype=np.float64)
+    strips = np.abs(across[:, :width]).sum(axis=1) + np.abs(across[:, -width:]).sum(axis=1)
+    at_edges = 2 * np.quantile(strips, 0.9) / max(abs(np.median(across.sum(axis=1))), 1e-30)
+    sigma_z, sigma_u = (float(share) * images.shape[2] / 2 for share in (changes, min(changes, at_edges)))
+    return max(sigma_z, _LEAST_SIGMA), max(sigma_u, _LEAST_SIGMA)
 
 
 def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -130,8 +130,9 @@ def refine(
     anchor: Pose,
     *,
     steps: int,
-    shift_sigma: float = np.inf,
+    shift_sigma: tuple[float, float] = (np.inf, np.inf),
     angle_sigma_deg: float = 0.1,
+    axis_sigma_deg: float = np.inf,
     tolerance: float = 0.01,
     gain: float = 1e-5,
     device: str = "cpu",
@@ -145,13 +146,16 @@ def refine(
     pose
         Where to begin.
     anchor
-        What is known beforehand: the shifts by mass and centre of mass, the nominal tilts.
+        What is known beforehand: the shifts by mass and centre of mass, the axis tilt by that of every slice, the
+        nominal tilts.
     steps
         Most Gauss–Newton steps.
     shift_sigma
-        How far a shift may be from the anchor's, one standard deviation, pixels.
+        How far a shift along z and along u may be from the anchor's, one standard deviation, pixels.
     angle_sigma_deg
         How far a tilt may be from the anchor's, one standard deviation, degrees.
+    axis_sigma_deg
+        How far the axis tilt may be from the anchor's, as long as there is no image shear: slices cannot tell the two.
     tolerance
         Stop when a step is smaller than this, pixels root mean square; a turn counts as what it moves
         a point halfway to the edge by.
@@ -185,8 +189,8 @@ def refine(
     band = (band * _wiener(images)).astype(np.float32)
     sizes: list[float] = []
     residual = _residual(images, pose, band, width, device)
-    angle_sigma, shear = angle_sigma_deg, False
-    step, mismatch = _gauss_newton(residual, pose, anchor, sigma=(shift_sigma, angle_sigma), shear=shear)
+    angle_sigma, axis_sigma, shear = angle_sigma_deg, axis_sigma_deg, False
+    step, mismatch = _gauss_newton(residual, pose, anchor, sigma=(*shift_sigma, angle_sigma, axis_sigma), shear=shear)
     last = step
     while True:
         short, step = step, _farther(step, last)
@@ -209,8 +213,10 @@ def refine(
         elif shear:
             break
         else:  # the axis tilt has done what it can: is there a shear beside it?
-            shear, angle_sigma, steps = True, angle_sigma_deg, len(sizes) + steps
-        step, mismatch = _gauss_newton(residual, pose, anchor, sigma=(shift_sigma, angle_sigma), shear=shear)
+            # it moves the centres of slices as an axis tilt does: then they are no witness of either
+            shear, angle_sigma, axis_sigma, steps = True, angle_sigma_deg, np.inf, len(sizes) + steps
+        sigma = (*shift_sigma, angle_sigma, axis_sigma)
+        step, mismatch = _gauss_newton(residual, pose, anchor, sigma=sigma, shear=shear)
         if shear and pose.image_shear_deg == 0 and abs(step.image_shear_deg) < _SHEAR_SEEN_DEG:
             break
     return Fit(pose, mismatch, residual.misfit, tuple(sizes))
@@ -395,7 +401,7 @@ def _residual(
 
 
 def _gauss_newton(
-    residual: _Residual, pose: Pose, anchor: Pose, *, sigma: tuple[float, float], shear: bool
+    residual: _Residual, pose: Pose, anchor: Pose, *, sigma: tuple[float, float, float, float], shear: bool
 ) -> tuple[Pose, NDArray]:
     """One step for all parameters, the image shear only where it is asked for, and the mismatch of each image."""
     data, rest, pull, rows = residual.data, residual.rest, residual.pull, residual.rows
@@ -430,11 +436,13 @@ def _gauss_newton(
     columns = np.stack([pair[0] for pair in pairs])  # [tilt, (z, u, angle, axis, shear), mixture, u]
     gradient = np.stack([pair[1] for pair in pairs]).astype(np.float64)
     noise = _CAUTION * float(np.mean(rest[:, rows] * pull[:, rows], dtype=np.float64))
-    prior = noise / np.array([sigma[0], sigma[0], np.deg2rad(sigma[1]) * arm]) ** 2
+    prior = noise / np.array([sigma[0], sigma[1], np.deg2rad(sigma[2]) * arm]) ** 2
     turned_by = np.deg2rad(pose.angle_deg - anchor.angle_deg) * arm
     departure = np.stack([pose.shift_z - anchor.shift_z, pose.shift_u - anchor.shift_u, turned_by], axis=1)
     slow = _slow_angles(pose.angle_deg)
-    local, common, mismatch = _solve(columns, gradient, explained, slow, departure, prior)
+    of_axis = np.deg2rad(pose.axis_tilt_deg - anchor.axis_tilt_deg) * arm, noise / (np.deg2rad(sigma[3]) * arm) ** 2
+    known_common = [np.array([number] + [0.0] * shear) for number in of_axis]
+    local, common, mismatch = _solve(columns, gradient, explained, slow, (departure, prior), known_common)
     turned = np.rad2deg(local[:, 2] / arm)
     return Pose(local[:, 0], local[:, 1], turned, *np.rad2deg(common / arm).tolist()), mismatch
 
@@ -450,24 +458,26 @@ def _solve(
     gradient: NDArray[np.float64],
     explained: _Explained,
     slow: NDArray,
-    departure: NDArray,
-    prior: NDArray,
+    known: tuple[NDArray, NDArray],
+    known_common: list[NDArray],
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Conjugate gradients on the reduced normal equations: local (N, 3), common to all (1 or 2,), mismatch (N,).
 
-    ``departure`` (N, 3) is how far each image is from where it was expected, ``prior`` (3,) what that costs.
+    ``known`` is how far each image is from where it was expected (N, 3) and what that costs (3,), ``known_common``
+    the same of what is common.
     """
+    (departure, prior), (common_departure, common_prior) = known, known_common
     n_t, n_c = departure.shape
     scale = np.sqrt(np.einsum("tcij,tcij->c", columns, columns, dtype=np.float64) / n_t)
     scale = np.where(scale > 0, scale, 1.0)
     columns = columns / scale[:, None, None].astype(np.float32)
     gradient = gradient / scale
-    trust = prior / scale[:n_c] ** 2
+    trust, common_trust = prior / scale[:n_c] ** 2, common_prior / scale[n_c:] ** 2
     blocks = np.einsum("tcij,tdij->tcd", columns[:, :n_c], explained.weigh(columns[:, :n_c])) + 1e-3 * np.eye(n_c)
     single = np.linalg.inv(blocks)
     blocks = blocks + np.diag(trust)
     inverse = np.linalg.inv(blocks)
-    common_weight = np.maximum(np.einsum("tcij,tcij->c", columns[:, n_c:], columns[:, n_c:]), 1e-3).astype(float)
+    common_weight = np.maximum(np.einsum("tcij,tcij->c", columns[:, n_c:], columns[:, n_c:]), 1e-3) + common_trust
 
     def joined(local: NDArray, common: NDArray) -> NDArray:
         local = local.copy()
@@ -482,14 +492,18 @@ def _solve(
         weights = np.concatenate([local, np.broadcast_to(common, (n_t, len(common)))], axis=1, dtype=np.float32)
         rest = explained.weigh(explained.split(np.einsum("tc,tcij->tij", weights, columns))[1])
         products = np.einsum("tcij,tij->tc", columns, rest)
-        return joined(products[:, :n_c] + trust * local, products[:, n_c:].sum(axis=0)) + 1e-4 * x
+        pulled = products[:, n_c:].sum(axis=0) + common_trust * common
+        return joined(products[:, :n_c] + trust * local, pulled) + 1e-4 * x
 
     def precondition(x: NDArray) -> NDArray:
         local, common = parted(x)
         return joined(np.einsum("tcd,td->tc", inverse, local), common / common_weight)
 
     own = gradient[:, :n_c]
-    right = joined(own - trust * departure * scale[:n_c], gradient[:, n_c:].sum(axis=0))
+    right = joined(
+        own - trust * departure * scale[:n_c],
+        gradient[:, n_c:].sum(axis=0) - common_trust * common_departure * scale[n_c:],
+    )
     local, common = parted(_conjugate_gradients(curvature, right, precondition))
     alone = np.einsum("tcd,td->tc", single, own) / scale[:n_c]
     return local / scale[:n_c], common / scale[n_c:], np.hypot(alone[:, 0], alone[:, 1])

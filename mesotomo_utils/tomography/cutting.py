@@ -29,8 +29,7 @@ def cut_cube(volume: Any, voxel_nm: float, centre_nm: np.ndarray, n: int) -> np.
     (n, n, n) float32.
     """
     shape = np.array(volume.shape)
-    nearest = np.rint(np.asarray(centre_nm, float)[::-1] / voxel_nm + (shape - 1) / 2).astype(int)
-    low = nearest - n // 2
+    low = _nearest(shape, voxel_nm, centre_nm) - n // 2
     inside_low, inside_high = np.clip(low, 0, shape), np.clip(low + n, 0, shape)
     cube = np.zeros((n, n, n), dtype=np.float32)
     if np.all(inside_high > inside_low):
@@ -38,3 +37,14 @@ def cut_cube(volume: Any, voxel_nm: float, centre_nm: np.ndarray, n: int) -> np.
         target = tuple(slice(a, b) for a, b in zip(inside_low - low, inside_high - low, strict=True))
         cube[target] = volume[source]
     return cube
+
+
+def cube_middle_nm(shape: tuple[int, int, int], voxel_nm: float, centre_nm: np.ndarray) -> np.ndarray:
+    """(3,) x, y, z, nm, of the voxel that :func:`cut_cube` puts in the middle, in a volume of a shape [z, y, x]."""
+    size = np.array(shape)
+    return ((_nearest(size, voxel_nm, centre_nm) - (size - 1) / 2) * voxel_nm)[::-1]
+
+
+def _nearest(shape: np.ndarray, voxel_nm: float, centre_nm: np.ndarray) -> np.ndarray:
+    """(3,) index z, y, x of the voxel nearest to a point."""
+    return np.rint(np.asarray(centre_nm, float)[::-1] / voxel_nm + (shape - 1) / 2).astype(int)

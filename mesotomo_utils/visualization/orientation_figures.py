@@ -71,6 +71,35 @@ def fourier_planes(planes: Mapping[str, np.ndarray], extent_per_nm: float, spots
     return fig
 
 
+def replicas(drawn: np.ndarray, again: np.ndarray, voxel_nm: float, turns_deg: np.ndarray) -> Figure:
+    """One dot's fringes and their replicas, and how far every dot turns when those are removed.
+
+    Parameters
+    ----------
+    drawn, again
+        (Y, X) strength of the fringes (:func:`replicas.fringes_of_one`).
+    voxel_nm
+        Edge of a pixel of them, nm.
+    turns_deg
+        (N,) turn of each dot, degrees; NaN left out.
+    """
+    fig, axes = figures.new_figure(1, 3, width_in=figures.DOUBLE_COLUMN, height_in=2.4)
+    half = np.array(drawn.shape)[::-1] * voxel_nm / 2
+    extent = (-half[0], half[0], -half[1], half[1])
+    for ax, picture, title in zip(axes[0], (drawn, again), ("one dot's fringes", "after the tilts"), strict=False):
+        shown = ax.imshow(picture, extent=extent, origin="lower", cmap="magma", vmin=0, vmax=1)
+        ax.set(xlabel="x (nm)", ylabel="y (nm)", title=title)
+    figures.colour_bar(shown, axes[:, :2], "strength of fringes")
+    turns = np.asarray(turns_deg, float)
+    turns = turns[np.isfinite(turns)]
+    # a few dots at the rim turn far and would squeeze the others into one bar
+    last = np.quantile(turns, 0.98)
+    axes[0, 2].hist(np.minimum(turns, last), bins=np.linspace(0, last, 25), color=figures.PALETTE[0])
+    axes[0, 2].set(xlabel="turn by the removal (°)", ylabel="dots")
+    figures.panel_labels(axes)
+    return fig
+
+
 def pole_figure(
     axes_xy: Mapping[str, np.ndarray],
     superlattice_xy: np.ndarray,

@@ -1,0 +1,174 @@
+"""Replicas of lattices between tilts: where they stand, and that the dots are right once they are gone."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mesotomo_utils import lattice
+from mesotomo_utils.mapping import lattice_signal, model_dot, orientation, orientation_errors, replicas
+from mesotomo_utils.mapping.orientation import QUATERNION
+from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube
+from mesotomo_utils.tomography.projector import Projector
+
+A_NM, VOXEL_NM, WINDOW_NM, SPACING_NM = 0.612, 0.1, 6.5, 6.0
+SUPERLATTICE = SPACING_NM * np.eye(3)
+SETTINGS = {"lattice_nm": A_NM, "window_nm": WINDOW_NM, "superlattice": SUPERLATTICE}
+ANGLES_DEG = np.arange(-90, 90, 1.25)
+
+
+def median_error_deg(table: pd.DataFrame, turns: np.ndarray) -> float:
+    R = lattice.from_quaternions(table[QUATERNION].to_numpy())
+    return float(np.median(lattice.rotation_angle_deg(R @ np.swapaxes(turns, 1, 2))))
+
+
+@pytest.fixture(scope="module")
+def layer() -> dict:
+    """Twenty-five dots side by side, each turned on its own, as 144 tilts without noise give them back."""
+    rng = np.random.default_rng(2)
+    sites = np.array([(i, j, 0) for i in range(-2, 3) for j in range(-2, 3)]) @ SUPERLATTICE
+    centres = sites + rng.uniform(-0.3, 0.3, sites.shape) * [1, 1, 0]
+    turns = lattice.from_rotation_vectors(np.deg2rad(rng.normal(scale=2.0, size=sites.shape)))
+    positions, cation = model_dot.rocksalt_dot(lattice_nm=A_NM, edge_nm=5.0)
+    atoms = np.concatenate([positions @ R.T + at for R, at in zip(turns, centres, strict=True)])
+    density = model_dot.blobs(
+        atoms, np.tile(np.where(cation, 4.5, 1.0), len(sites)), shape=(66, 320, 320), voxel_nm=VOXEL_NM, sigma_nm=0.1
+    )
+    made = {"centres": centres, "turns": turns}
+    for name, angles in {"all": ANGLES_DEG, "even": ANGLES_DEG[::2], "odd": ANGLES_DEG[1::2]}.items():
+        projector = Projector(angles, density.shape[2], device="cpu")
+        made[name] = projector.fbp(projector.forward(density))
+    return made
+
+
+@pytest.fixture(scope="module")
+def found(layer: dict) -> pd.DataFrame:
+    return orientation.orient_dots(layer["all"], VOXEL_NM, layer["centres"], start=layer["turns"], **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def model(layer: dict, found: pd.DataFrame) -> replicas.LatticeModel:
+    return replicas.model_lattices(layer["all"], VOXEL_NM, layer["centres"], found, **SETTINGS)
+
+
+def test_dots_are_nearer_the_truth_without_replicas(layer: dict, found: pd.DataFrame, model: replicas.LatticeModel):
+    start = lattice.from_quaternions(found[QUATERNION].to_numpy())
+    removed = replicas.find_replicas(model, ANGLES_DEG)
+    table = orientation.orient_dots(
+        layer["all"], VOXEL_NM, layer["centres"], start=start, replicas=removed, **SETTINGS
+    )
+    before, after = median_error_deg(found, layer["turns"]), median_error_deg(table, layer["turns"])
+    assert after < 0.6 * before
+    # the same in any thread and slab
+    again = replicas.find_replicas(model, ANGLES_DEG, workers=1)
+    assert np.array_equal(again.values, removed.values)
+
+    halves = {"model": model, "angles_deg": (ANGLES_DEG[::2], ANGLES_DEG[1::2])}
+    even_odd = layer["even"], layer["odd"], VOXEL_NM, layer["centres"], table
+    with_replicas, _ = orientation_errors.half_set_sigmas(*even_odd, **SETTINGS)
+    without, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **SETTINGS)
+    assert without["sigma_deg"].median() < 0.8 * with_replicas["sigma_deg"].median()
+
+
+def test_fringes_return_along_the_beam_where_the_steps_say(model: replicas.LatticeModel):
+    g = 4.62
+    one = replace(
+        model,
+        middles_nm=np.zeros((1, 3)),
+        waves_per_nm=np.array([[[g, 0.0, 0.0]]]),
+        amplitudes=np.ones((1, 1), np.complex64),
+    )
+    drawn, again = replicas.fringes_of_one(one, 0, ANGLES_DEG)
+    beside = again[:, again.shape[1] // 2].copy()  # fringes along x are seen by tilts whose beam runs along y
+    y_nm = (np.arange(len(beside)) - (len(beside) - 1) / 2) * one.voxel_nm
+    distance = replicas.replica_distance_nm(ANGLES_DEG, g)
+    assert distance == pytest.approx(1 / (g * np.deg2rad(1.25)))
+    near = np.abs(np.abs(y_nm) - distance) < 1.0
+    between = np.abs(np.abs(y_nm) - distance / 2) < 1.0
+    assert beside[near].mean() > 5 * beside[between].mean()
+    assert drawn[np.abs(y_nm) > 6].max() < 1e-3
+    # finer tilts leave none in the field
+    fine = replicas.fringes_of_one(one, 0, np.arange(-90, 90, 0.6))[1]
+    assert fine[near, fine.shape[1] // 2].mean() < 0.2 * beside[near].mean()
+
+
+def test_a_lattice_is_drawn_alike_in_any_slab(model: replicas.LatticeModel):
+    whole = replicas.draw_lattices(model, 0, model.shape[0])
+    bounds = [*range(0, model.shape[0], 7), model.shape[0]]
+    parts = [replicas.draw_lattices(model, *pair) for pair in pairwise(bounds)]
+    assert np.allclose(np.concatenate(parts), whole, atol=1e-4 * np.abs(whole).max())
+    assert np.abs(whole).max() > 0
+
+
+def test_what_is_drawn_is_what_was_read(layer: dict, model: replicas.LatticeModel):
+    drawn = replicas.draw_lattices(model, 0, model.shape[0])
+    sums = []
+    for volume, voxel in ((layer["all"], VOXEL_NM), (drawn, model.voxel_nm)):
+        window = lattice_signal.prepare_window(voxel_nm=voxel, window_nm=WINDOW_NM, g_max_per_nm=4.9)
+        cube = cut_cube(volume, voxel, model.middles_nm[12], window.n)
+        here = cube_middle_nm(volume.shape, voxel, model.middles_nm[12]) - model.middles_nm[12]
+        waves = model.waves_per_nm[12]
+        sums.append(voxel**3 * np.exp(-2j * np.pi * waves @ here) * lattice_signal.fourier_sums(window, cube, waves))
+    largest = np.abs(sums[0]).max()
+    assert np.abs(sums[1] - sums[0]).max() < 0.1 * largest
+
+
+def test_two_voxel_sizes_give_one_transform():
+    middle, by = np.zeros(3), np.array([0.02, 0.02, -0.02])
+    fine = lattice_signal.prepare_window(voxel_nm=0.07, window_nm=5.0, g_max_per_nm=3.0)
+    voxel = lattice_signal.coarsest_voxel_nm(fine, 3.0)
+    assert 0.07 < voxel < 0.5 / 3.0
+    coarse = lattice_signal.prepare_window(
+        voxel_nm=voxel, window_nm=5.0, g_max_per_nm=3.0, step_per_nm=fine.step_per_nm
+    )
+
+    def cube(window: lattice_signal.DotWindow, at: np.ndarray) -> np.ndarray:
+        x = (np.arange(window.n) - window.n // 2) * window.voxel_nm
+        z, y, x = np.meshgrid(x + at[2], x + at[1], x + at[0], indexing="ij")
+        return np.cos(2 * np.pi * (1.1 * x + 0.7 * y - 0.4 * z) + 0.3).astype(np.float32)
+
+    one = lattice_signal.transform(fine, cube(fine, middle))
+    other = lattice_signal.moved(coarse, lattice_signal.transform(coarse, cube(coarse, by)), by)
+    scale = (voxel / 0.07) ** 3
+    # the window itself stands at either middle, a hundredth of its width away
+    assert np.abs(one - scale * other).max() < 0.03 * np.abs(one).max()
+    unmoved = scale * lattice_signal.transform(coarse, cube(coarse, by))
+    assert np.abs(one - unmoved).max() > 0.1 * np.abs(one).max()
+
+
+def test_direct_sums_equal_the_transform(layer: dict):
+    window = lattice_signal.prepare_window(voxel_nm=VOXEL_NM, window_nm=4.0, g_max_per_nm=4.9)
+    middle = np.array(layer["all"].shape) // 2
+    part = tuple(slice(m - window.n // 2, m + window.n // 2 + 1) for m in middle)
+    g = np.array([[1.2, 2.0, -0.3], [-2.2, 0.4, 2.5], [0.0, 3.2, 0.1]])
+    sums = lattice_signal.fourier_sums(window, layer["all"][part], g)
+    power = lattice_signal.read_power(window, lattice_signal.transform(window, layer["all"][part]), g)[0]
+    assert np.abs(sums) ** 2 == pytest.approx(power, rel=2e-3, abs=1e-6 * power.max())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"method": "fbp", "series": {"angles_deg": ANGLES_DEG.tolist()}}, ""),
+        ({"method": "fbp", "series": {"angles_deg": ANGLES_DEG[::3].tolist()}}, "nearer than the next dots"),
+        ({"method": "cgls", "series": {"angles_deg": ANGLES_DEG.tolist()}}, "does not say"),
+        ({"method": "fbp", "series": {}}, "does not say"),
+        ({}, "does not say"),
+    ],
+)
+def test_removal_is_refused_where_it_cannot_work(attributes: dict, message: str):
+    answer, reason = replicas.can_be_removed(attributes, SUPERLATTICE, lattice_nm=A_NM)
+    assert answer == (not message)
+    assert message in reason
+
+
+def test_wrong_input_is_named(layer: dict, found: pd.DataFrame):
+    call = (layer["all"], VOXEL_NM, layer["centres"])
+    with pytest.raises(ValueError, match="table has 3 rows for 25 centres"):
+        replicas.model_lattices(*call, found[:3], **SETTINGS)
+    with pytest.raises(ValueError, match="no dot of the table has an orientation"):
+        replicas.model_lattices(*call, found.assign(qw=np.nan), **SETTINGS)
+    with pytest.raises(ValueError, match="no multiple of 0"):
+        lattice_signal.prepare_window(voxel_nm=0.07, window_nm=5.0, g_max_per_nm=3.0, step_per_nm=0.11)
