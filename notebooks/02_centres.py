@@ -238,7 +238,8 @@ saved = results.save_figure(fig, run_dir, "neighbour_vectors", drawn)
 # Lines parallel to the line of centres are followed through the gap, and the lowest grey level on each is kept. A
 # line that stays inside a neck all the way keeps the level of the bodies. The area above a contour between
 # the level of the gap and that of the bodies is the smallest cross-section, the diameter $2\sqrt{\mathrm{area}/\pi}$.
-# The contour was calibrated offline on twins (`benchmarks/calibrate_necks.py`).
+# The contour was calibrated offline on twins (`benchmarks/calibrate_necks.py`). Its σ is what the halves of the tilts
+# differ by and, mostly, what they share: how a neck meets the facets, as measured on twins.
 
 # %%
 pairs = superlattice.neighbour_pairs(grown)

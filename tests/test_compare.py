@@ -97,6 +97,7 @@ def test_true_run_is_green(run):
     assert dots["spurious"] == 0
     assert 0.03 < dots["centre_error_nm"]["median"] < 0.15
     assert dots["rigid_rotation_deg"] == pytest.approx(0.7, abs=0.3)
+    assert dots["turn_about_axis_deg"] == pytest.approx(0.7, abs=0.15)
     assert 0.1 < dots["orientation_error_deg"]["median"] < 0.45
     assert 0.6 < np.mean(dots["centre_within_sigma"]) < 0.76
     assert 0.6 < dots["orientation_error_over_sigma"] < 1.2

@@ -73,7 +73,7 @@ def test_half_sets_give_one_sigma_for_all(film):
     ]  # fmt: skip
     sigma, both = necks.neck_sigmas(drawn.necks, *halves, drawn.dots[XYZ])
     assert len(set(sigma)) == 1
-    assert 0.005 < sigma[0] < 0.2
+    assert necks.SHARED_DIAMETERS * 5.0 <= sigma[0] < 0.2
     assert list(both) == ["even_nm", "odd_nm"]
 
 

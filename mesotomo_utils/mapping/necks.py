@@ -37,6 +37,10 @@ GAP_DIAMETERS = 0.12
 #: Edge of the pixels, in dot diameters.
 PIXEL_DIAMETERS = 0.03
 
+#: Error that both halves of the tilts share, in dot diameters: how a neck meets its facets, and its outline as seen
+#: through the low-pass. 68 % of the errors on the twins `small` and `tiny` lie within 0.012 to 0.017.
+SHARED_DIAMETERS = 0.014
+
 
 def gap_planes(image: BodyImage, first_nm, second_nm) -> tuple[np.ndarray, float]:
     """Planes across the gap between two dots, perpendicular to the line of their centres.
@@ -228,7 +232,8 @@ def neck_sigmas(
     Notes
     -----
     One model for all necks: half the robust standard deviation of the difference of the halves, over
-    the necks that both halves see. Pairs without a neck get the value of the others.
+    the necks that both halves see, and in quadrature what halves cannot show (:data:`SHARED_DIAMETERS`), which
+    is the larger part at common doses. Pairs without a neck get the value of the others.
     """
     halves = [
         measure_necks(half, xyz_nm, necks, threshold=threshold)["diameter_nm"].to_numpy()
@@ -237,5 +242,6 @@ def neck_sigmas(
     both = (halves[0] > 0) & (halves[1] > 0)
     sigma = np.nan
     if both.sum() >= 5:
-        sigma = 1.4826 * np.median(np.abs(halves[0] - halves[1])[both]) / 2
+        noise = 1.4826 * np.median(np.abs(halves[0] - halves[1])[both]) / 2
+        sigma = np.hypot(noise, SHARED_DIAMETERS * even.diameter_nm)
     return np.full(len(necks), sigma), pd.DataFrame({"even_nm": halves[0], "odd_nm": halves[1]})

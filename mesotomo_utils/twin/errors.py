@@ -130,7 +130,7 @@ def compare_dots(
     summary["centre_within_sigma"] = [float(v) for v in within]
     summary |= _compare_indices(measured, truth, rows, cols)
     if set(QUATERNION) <= set(measured) and np.isfinite(measured["qw"]).any():
-        summary |= _compare_orientations(measured, truth, rows, cols, motion, table)
+        summary |= _compare_orientations(measured, truth, rows, cols, table)
     return summary, table, motion
 
 
@@ -159,13 +159,21 @@ def _compare_orientations(
     truth: pd.DataFrame,
     rows: np.ndarray,
     cols: np.ndarray,
-    motion: RigidMotion,
     table: pd.DataFrame,
 ) -> dict[str, Any]:
-    """Errors of the orientations, and of the choice among the 24 equivalents; adds to the table."""
-    R = motion.rotation @ lattice.from_quaternions(measured[QUATERNION].to_numpy(float)[rows])
+    """Errors of the orientations, and of the choice among the 24 equivalents; adds to the table.
+
+    A turn about the tilt axis that all lattices share is no error of a dot: no series can tell it. It is taken from
+    the lattices, since a missing wedge shears the centres (by a degree at ±70°) and not them.
+    """
+    R = lattice.from_quaternions(measured[QUATERNION].to_numpy(float)[rows])
     R_true = lattice.from_quaternions(truth[QUATERNION].to_numpy(float)[cols])
     seen = np.isfinite(R).all(axis=(1, 2))
+    nearest = R[seen, None] @ lattice.cubic_rotations()
+    best = np.argmax(np.einsum("neij,nij->ne", nearest, R_true[seen]), axis=1)
+    turns = lattice.rotation_vectors(nearest[np.arange(len(best)), best] @ np.swapaxes(R_true[seen], -1, -2))
+    about_axis = float(np.median(turns[:, 2])) if len(turns) else 0.0
+    R = lattice.from_rotation_vectors(np.array([0.0, 0.0, -about_axis])) @ R
     error, plain = np.full((2, len(rows)), np.nan)
     error[seen] = lattice.disorientation_deg(R[seen], R_true[seen])
     plain[seen] = lattice.rotation_angle_deg(np.swapaxes(R_true[seen], -1, -2) @ R[seen])
@@ -177,6 +185,7 @@ def _compare_orientations(
     both = whole & seen
     summary = {
         "orientation_error_deg": _quantiles(error[whole]),
+        "turn_about_axis_deg": float(np.rad2deg(about_axis)),
         "oriented_fraction": float(seen[whole].mean()) if whole.any() else np.nan,
         "equivalent_right_fraction": float(np.mean(plain[both] < error[both] + 1e-6))
         if both.any()
@@ -199,7 +208,8 @@ def compare_necks(
     Parameters
     ----------
     measured, truth
-        ``necks.csv`` of the run and of the truth: ``qd_1, qd_2, axis, diameter_nm`` (0: no neck).
+        ``necks.csv`` of the run and of the truth: ``qd_1, qd_2, axis, diameter_nm`` (0: no neck); of the
+        run also ``sigma_nm``.
     qds, dots
         Measured and true dots, whose flags say which pairs are whole.
     table
@@ -207,6 +217,8 @@ def compare_necks(
     """
     if measured.empty or measured["diameter_nm"].isna().all():
         return {}
+    if "sigma_nm" not in measured:
+        measured = measured.assign(sigma_nm=np.nan)
     to_true = dict(zip(table["qd"], table["qd_true"], strict=True))
     whole = set(dots.loc[dots["fraction_inside"] >= WHOLE, "qd"])
     pairs = {
@@ -215,16 +227,17 @@ def compare_necks(
         if row.qd_1 in whole and row.qd_2 in whole
     }
     found = {
-        frozenset((to_true.get(row.qd_1, -1), to_true.get(row.qd_2, -2))): row.diameter_nm
+        frozenset((to_true.get(row.qd_1, -1), to_true.get(row.qd_2, -2))): (row.diameter_nm, row.sigma_nm)
         for row in measured.itertuples()
     }
-    common = [pair for pair in pairs if pair in found and np.isfinite(found[pair])]
+    common = [pair for pair in pairs if pair in found and np.isfinite(found[pair][0])]
     d_true = np.array([pairs[pair] for pair in common])
-    d = np.array([found[pair] for pair in common])
+    d, sigma = np.array([found[pair] for pair in common]).reshape(-1, 2).T
     if not len(common):
         return {"neck_pairs_compared": 0}
     both = (d > 0) & (d_true > 0)
-    error = d[both] - d_true[both]
+    error, sigma = d[both] - d_true[both], sigma[both]
+    told = np.isfinite(sigma)
     return {
         "neck_pairs_compared": len(common),
         "neck_pairs_missed_fraction": 1.0 - len(common) / max(len(pairs), 1),
@@ -235,6 +248,7 @@ def compare_necks(
         "neck_missed_fraction": float(((d == 0) & (d_true > 0)).sum() / max((d_true > 0).sum(), 1)),
         "neck_diameter_bias_nm": float(error.mean()) if len(error) else np.nan,
         "neck_diameter_rms_nm": float(np.sqrt(np.mean(error**2))) if len(error) else np.nan,
+        "neck_error_within_sigma": float((np.abs(error) <= sigma)[told].mean()) if told.any() else np.nan,
     }
 
 
