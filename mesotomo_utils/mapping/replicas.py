@@ -329,7 +329,7 @@ def _of_one_lattice(amplitudes: np.ndarray, hkl: np.ndarray, family: np.ndarray)
     unit = amplitudes / np.maximum(usual @ members.T, _TINY)
     phase = np.exp(2j * np.pi * _cation(unit, hkl) @ hkl.T)
     real = (amplitudes * phase).real
-    seen = real > _SEEN * usual @ members.T
+    seen = np.abs(amplitudes) > _SEEN * usual @ members.T  # whatever their phases
     ratio = np.median((real * seen) @ members / np.maximum(seen @ members, 1), axis=0) @ members.T  # (H,)
     share = (real * seen) @ ratio / np.maximum(seen @ ratio**2, _TINY)
     return np.where(seen, share[:, None] * ratio * phase.conj(), amplitudes).astype(np.complex64)
