@@ -114,11 +114,11 @@ spots.round(3) if possible else reason
 # The paper fits a triad to the spots (Kabsch). We climb, for all reflections at once, the summed power over
 # noise,
 #
-# $$ S(R, s) = \frac1{13} \sum_{hkl} \frac{|F(s R\,\mathbf g_{hkl})|^2}{N(|\mathbf g|)}, $$
+# $$ S(R, s) = \frac1{13} \sum_{hkl} \frac{|F(s R\,\mathbf g_{hkl})|^2}{N(\mathbf g)}, $$
 #
-# which uses also the spots that are too weak to be found one by one. $s$ is a free scale, $N$ the median
-# power of the shell. Before that, *every* orientation on a grid is tried, so that nothing about the
-# superlattice goes in. The two ways agree:
+# which uses also the spots that are too weak to be found one by one. $s$ is a free scale, $N$ the power of the noise
+# there, which filtered back-projection makes grow with the frequency across the tilt axis. Before that, *every*
+# orientation on a grid is tried, so that nothing about the superlattice goes in. The two ways agree:
 
 # %%
 if possible:
@@ -211,6 +211,7 @@ print(why_not or f"{accepted.sum()} of {len(table)} dots show their lattice")
 # %%
 if not visible:
     removable, why_left = False, why_not
+    table[orientation.QUATERNION] = np.nan  # the few that pass do so by chance
 model, turn_deg, before = None, np.full(len(table), np.nan), table
 if removable:
     angles_deg = tomogram.attributes["series"]["angles_deg"]
@@ -227,8 +228,8 @@ if removable:
     )
     table["control_snr"] = before["control_snr"]
     R_after = lattice.from_quaternions(table[orientation.QUATERNION].to_numpy())
-    turn_deg = lattice.rotation_angle_deg(R_after @ np.swapaxes(R_before, 1, 2))
     accepted = table["qw"].notna().to_numpy()
+    turn_deg[accepted] = lattice.rotation_angle_deg(R_after[accepted] @ np.swapaxes(R_before[accepted], 1, 2))
 replica_turn_deg = float(np.nanmedian(turn_deg)) if removable else np.nan
 print(why_left or f"half of the dots turn by more than {replica_turn_deg:.2f}°")
 

@@ -14,6 +14,7 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import nnls
 
 from mesotomo_utils import lattice
 from mesotomo_utils.mapping import lattice_signal
@@ -22,13 +23,16 @@ from mesotomo_utils.mapping.lattice_signal import DotWindow
 # Radii, in units of 1/a, where rock salt has nothing: between {200} (2) and {220} (2.83). The
 # directions of the reflections at these radii make the control that has no lattice in it.
 OFF_BRAGG_RADII = {"111": 2.28, "200": 2.42, "220": 2.56}
-# Bands of |cos| of the angle to the tilt axis in which the noise of a shell is taken apart:
-# filtered back-projection leaves less of it near the axis.
-_POLAR_BANDS = 4
+# Bands of |cos| of the angle to the tilt axis in which the noise of a shell is read.
+_POLAR_BANDS = 8
+# The part of a band's power, from below, whose mean tells the noise: the few spots of the shell lie above.
+_TRIM = 0.8
 _CANDIDATES = 6
 # A real lattice lies within this of the nominal one; a climb that leaves it has lost its spots.
 LARGEST_STRAIN = 0.06
-_MEDIAN_OF_EXPONENTIAL = np.log(2.0)
+# Sine of the angle to the tilt axis over which a window smears the noise of {111}.
+_SMEARED = 0.07
+_TRIMMED_MEAN_OF_EXPONENTIAL = 1 + (1 - _TRIM) * np.log(1 - _TRIM) / _TRIM
 _GENERATORS = np.zeros((3, 3, 3))
 for _i, _j, _k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
     _GENERATORS[_i, _k, _j], _GENERATORS[_i, _j, _k] = 1.0, -1.0
@@ -85,21 +89,44 @@ class ShellSearch:
     rotations: np.ndarray
     family: np.ndarray
     _points: np.ndarray
-    _band: np.ndarray
+    _points_family: np.ndarray
+    _points_across: np.ndarray
     _members: list[np.ndarray]
+    _across: np.ndarray
     _lookup: np.ndarray
 
     def noise(self, power: np.ndarray) -> np.ndarray:
-        """Mean noise power (families, bands) from the power at the shells' grid points.
+        """Noise of each family (families, 2) from the power at the shells' grid points: see :func:`_noise_at`.
 
-        The median is taken, which the few spots of the shell cannot lift; over ln 2 it is the mean
-        of the exponential law that the power of noise follows.
+        Filtered back-projection leaves noise in proportion to the frequency across the tilt axis, other noise may be
+        white: a sum of the two is fitted to the bands.
         """
-        medians = [np.median(power[m]) if len(m) else np.nan for m in self._members]
-        noise = np.array(medians).reshape(-1, _POLAR_BANDS) / _MEDIAN_OF_EXPONENTIAL
-        level = np.nanmean(noise, axis=1, keepdims=True)
-        # Where a missing wedge leaves a band empty, there is no signal either: no division by it.
-        return np.fmax(noise, 0.05 * level)
+        means = np.array([_trimmed_mean(power[m]) if len(m) else np.nan for m in self._members])
+        fits = []
+        for found, across in zip(means.reshape(-1, _POLAR_BANDS), self._across.reshape(-1, _POLAR_BANDS), strict=True):
+            there = found > 0
+            if not there.any():
+                fits.append([np.finfo(np.float32).tiny, 0.0])
+                continue
+            design = np.stack([np.ones(there.sum()), across[there]], axis=1) / found[there, None]
+            fits.append(nnls(design, np.ones(there.sum()))[0])
+        return np.array(fits)
+
+
+def _trimmed_mean(power: np.ndarray) -> float:
+    """Mean of what follows an exponential law, from its lower part."""
+    count = max(1, int(_TRIM * len(power)))
+    return float(np.partition(power, count - 1)[:count].mean()) / _TRIMMED_MEAN_OF_EXPONENTIAL
+
+
+def _noise_at(noise: np.ndarray, family: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Mean noise power: (families, 2) coefficients of 1 and of the sine to the tilt axis, read at (...,) points."""
+    return noise[family, 0] + noise[family, 1] * across
+
+
+def _across(g: np.ndarray) -> np.ndarray:
+    """Sine of the angle of frequencies (..., 3) to the tilt axis, not quite zero on it: the window smears the noise."""
+    return np.sqrt((g[..., 0] ** 2 + g[..., 1] ** 2) / np.sum(g**2, axis=-1) + _SMEARED**2)
 
 
 def _band(g: np.ndarray) -> np.ndarray:
@@ -170,15 +197,18 @@ def prepare_shells(window: DotWindow, reflections: pd.DataFrame, *, resolution_d
     size = int(np.prod(window.grid_shape))
     unique, lookup = np.unique(index + family * size, return_inverse=True)
     points = unique % size
-    label = (unique // size) * _POLAR_BANDS + _band(lattice_signal.grid_points(window, points))
+    where = lattice_signal.grid_points(window, points)
+    label, across = (unique // size) * _POLAR_BANDS + _band(where), _across(where)
     members = [np.flatnonzero(label == m) for m in range(len(names) * _POLAR_BANDS)]
     return ShellSearch(
         crystal=crystal,
         rotations=rotations,
         family=family,
         _points=points,
-        _band=label,
+        _points_family=unique // size,
+        _points_across=across,
         _members=members,
+        _across=np.array([across[m].mean() if len(m) else np.nan for m in members]),
         _lookup=lookup.reshape(index.shape).astype(np.int32),
     )
 
@@ -338,14 +368,13 @@ def find_orientation(
     """
     power = np.abs(spectrum.reshape(-1)[shells._points]) ** 2 * window.reading_gain
     noise = shells.noise(power)
-    inverse = 1 / np.maximum(noise, np.finfo(np.float32).tiny)
     if start is None:
-        white = (power * inverse.reshape(-1)[shells._band]).astype(np.float32)
+        white = (power / _noise_at(noise, shells._points_family, shells._points_across)).astype(np.float32)
         starts = _candidates(shells, np.log1p(white)[shells._lookup].sum(axis=1))  # as `_evidence` does
     else:
         starts = np.asarray(start, float)[None]
     g = np.einsum("kij,hj->khi", starts, shells.crystal)
-    weights = inverse[shells.family, _band(g)]
+    weights = 1 / _noise_at(noise, shells.family, _across(g))
     options = {"crystal": shells.crystal, "weights": weights}
     # A few steps tell the candidates apart; only the best goes on to the top.
     matrices, scores = climb(window, spectrum, starts, steps=4, **options)
