@@ -254,7 +254,7 @@ if removable:
 #
 # Each half samples only every other direction, so its replicas stand at half the distance, among the nearest dots; they
 # are taken off each half as well. What is left of them still makes the halves differ by more than noise,
-# and cancels where all tilts come together: on twins 0.65 of what the halves say is the error of
+# and cancels where all tilts come together: on twins 0.63 of what the halves say is the error of
 # the whole (`benchmarks/calibrate_errors.py`). A scale of tilts that is wrong throughout is in neither.
 
 # %%

@@ -13,7 +13,7 @@ from mesotomo_utils.mapping.replicas import LatticeModel, find_replicas
 
 #: What of the error that two half sets show stays when all tilts are there: a half leaves more replicas, and some of
 #: them the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py; noise alone has 1.
-HALF_SET_SHARE = 0.65
+HALF_SET_SHARE = 0.63
 
 
 def half_set_turns(even: pd.DataFrame, odd: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
