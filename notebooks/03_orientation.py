@@ -93,9 +93,6 @@ if possible:
     R, spots, planes, extent = lattice_spots.inspect_dot(
         tomogram.data, voxel_nm, xyz[middle], **settings
     )
-
-# %%
-if possible:
     in_planes = lattice_spots.spots_in_planes(R, spots)
     fig = orientation_figures.fourier_planes(planes, extent, in_planes)
     results.save_figure(fig, run_dir, "one_dot_spots", in_planes)
@@ -299,9 +296,6 @@ if visible:
     frame = lattice.film_frame(V)
     poles = {k: orientation.stereographic(R_all[:, :, i], frame) for i, k in enumerate("abc")}
     deviations = orientation.axis_deviations_deg(R_all)
-
-# %%
-if visible:
     cross = orientation.stereographic(V.T, frame)
     fig = orientation_figures.pole_figure(poles, cross, deviations)
     drawn = {f"{name}_deviation": pd.DataFrame(xy) for name, xy in deviations.items()}
@@ -367,8 +361,6 @@ values = [
     results.value("orientation_sigma_xyz_deg", summary["sigma_xyz_deg"], "deg", n=summary["n"], reason=no_sigma),
     results.value("half_set_common_turn_deg", summary["common_deg"], "deg", reason=no_sigma),
 ]
-
-# %%
 for name in ("a_nm", "b_nm", "c_nm"):
     mean, error = summary[name]
     values.append(
