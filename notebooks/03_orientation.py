@@ -262,7 +262,7 @@ if visible and all(results.exists(run_dir, name) for name in halves):
     half_angles_deg = [half.attributes["series"]["angles_deg"] for half in (even, odd)] if removable else None
     errors, common_deg = orientation_errors.half_set_sigmas(
         even.data, odd.data, voxel_nm, xyz, table, model=model, angles_deg=half_angles_deg,
-        progress="half sets", dask=dask, **settings,
+        lattice_nm=lattice_nm, window_nm=window, progress="half sets", dask=dask,
     )
 errors.describe().T.round(4)
 

@@ -110,6 +110,23 @@ def test_half_sets_give_the_error_of_noise():
     assert differences.shape == (18, 3)
 
 
+def test_the_correlation_is_that_of_its_definition(found):
+    _, image, _, mean = found
+    fresh = template.BodyImage(image.values, image.step_nm, image.diameter_nm, 0.0, 1.0)
+    inner = template.Template(mean.values, mean.body, mean.body, mean.step_nm)
+    half = mean.values.shape[0] // 2
+    z, y, x = at = np.array(image.values.shape) // 2 + [1, -2, 3]
+    box = image.values[z - half : z + half + 1, y - half : y + half + 1, x - half : x + half + 1].astype(float)
+    # one mask after another, and the first again: what is kept between them must not be mixed up
+    for shape in (mean, inner, mean):
+        mask = shape.weights.astype(float)
+        parts = [values - (mask * values).sum() / mask.sum() for values in (box, shape.values.astype(float))]
+        floor = template.FLAT * mask.sum()
+        norm = np.sqrt(((mask * parts[0] ** 2).sum() + floor) * (mask * parts[1] ** 2).sum())
+        score = template.correlate(fresh, shape)[tuple(at)]
+        assert score == pytest.approx((mask * parts[0] * parts[1]).sum() / norm, abs=1e-4)
+
+
 def test_coarsening_keeps_the_centre_and_removes_the_lattice():
     n = np.arange(120)
     fringes = 1 + np.cos(2 * np.pi * n * 0.09 / 0.353)

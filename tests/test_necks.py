@@ -61,7 +61,7 @@ def test_area_of_a_drawn_disc():
     assert necks.neck_area(off_axis * (radius > 2.4), 0.15, diameter_nm=5.0) == 0
 
 
-def test_half_sets_give_one_sigma_for_all(film):
+def test_half_sets_give_one_sigma_for_all(film, monkeypatch):
     drawn, _ = film
     rng = np.random.default_rng(0)
     halves = [
@@ -75,6 +75,11 @@ def test_half_sets_give_one_sigma_for_all(film):
     assert len(set(sigma)) == 1
     assert necks.SHARED_DIAMETERS * 5.0 <= sigma[0] < 0.2
     assert list(both) == ["even_nm", "odd_nm"]
+    assert len(both) == (drawn.necks["diameter_nm"] > 0).sum()
+    monkeypatch.setattr(necks, "MOST_COMPARED", 20)
+    some, both = necks.neck_sigmas(drawn.necks, *halves, drawn.dots[XYZ])
+    assert 10 <= len(both) <= 20
+    assert some[0] == pytest.approx(sigma[0], rel=0.3)
 
 
 def test_pairs_come_from_the_lattice(film):

@@ -13,6 +13,7 @@ from mesotomo_utils.mapping import (
     model_dot,
     orientation,
     orientation_errors,
+    orientation_follow,
     orientation_search,
 )
 from mesotomo_utils.mapping.orientation import QUATERNION
@@ -260,6 +261,40 @@ def test_the_transform_equals_a_direct_sum(clean: np.ndarray):
         assert curvature[:, axis] == pytest.approx(bend, abs=1e-3 * np.abs(bend).max())
 
 
+def test_sums_near_a_reflection_stand_for_the_transform(clean: np.ndarray):
+    window = lattice_signal.prepare_window(voxel_nm=VOXEL_NM, window_nm=4.0, g_max_per_nm=5.2)
+    cube = cut_cube(clean, VOXEL_NM, np.zeros(3), window.n)
+    hkl = lattice.reflections(A_NM)[["h", "k", "l"]].to_numpy()
+    g = hkl / A_NM @ TURN.T + np.random.default_rng(0).normal(scale=0.08, size=hkl.shape)
+    spectrum = lattice_signal.transform(window, cube)
+    middle = np.array([0.04, -0.03, 0.02])
+    near = lattice_signal.local_transform(window, cube, g, middle_nm=middle)
+    # a tenth of a Fourier voxel away, in any direction
+    away = np.random.default_rng(1).normal(size=g.shape)
+    away *= 0.1 / window.window_nm / np.linalg.norm(away, axis=1, keepdims=True)
+    for step, errors in ((0 * away, (5e-4, 1e-3, 2e-3)), (away, (2e-3, 2e-2, 0.1))):
+        exact = lattice_signal.read_power(window, spectrum, g + step)
+        for found, true, error in zip(near.read_power(g + step), exact, errors, strict=True):
+            assert np.abs(found - true).max() < error * np.abs(true).max()
+    # phases count from the point asked for, and one cube can be taken off another
+    moved = lattice_signal.fourier_sums(window, cube, g) * np.exp(-2j * np.pi * g @ middle)
+    assert np.abs(near.value - moved).max() < 1e-4 * np.abs(moved).max()
+    nothing = near.less(near, 1.0).read_power(g)
+    assert max(np.abs(part).max() for part in nothing) == 0
+
+
+def test_known_orientations_are_followed_into_another_tomogram(clean: np.ndarray, oriented: pd.DataFrame):
+    tables = pd.concat([oriented, oriented], ignore_index=True)
+    tables.loc[1, QUATERNION] = np.nan
+    far = lattice.axis_angle([0.2, 1.0, -0.4], np.deg2rad(1.5)) @ TURN  # three fifths of a Fourier voxel
+    for R in (TURN, far):
+        R_found = orientation_follow.follow_dots(dot(R), VOXEL_NM, np.zeros((2, 3)), tables, **SETTINGS)
+        again = orientation.orient_dots(dot(R), VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)
+        assert lattice.rotation_angle_deg(R_found[0] @ matrices(again)[0].T) < 0.01
+        assert np.isnan(R_found[1]).all()
+    assert np.isnan(orientation_follow.follow_dots(0 * clean, VOXEL_NM, HERE, oriented, **SETTINGS)).all()
+
+
 def test_the_rotation_grid_covers_every_orientation():
     grid = orientation_search.rotation_grid(8.0)
     q = np.random.default_rng(0).normal(size=(60, 4))
@@ -302,7 +337,7 @@ def test_half_sets_give_the_true_error():
     centres[:, 2] = (np.arange(n) - (n - 1) / 2) * edge
     table = orientation.orient_dots(joined["all"], VOXEL_NM, centres, superlattice=TURN, **SETTINGS)
     errors, common = orientation_errors.half_set_sigmas(
-        joined["even"], joined["odd"], VOXEL_NM, centres, table, superlattice=TURN, **SETTINGS
+        joined["even"], joined["odd"], VOXEL_NM, centres, table, **SETTINGS
     )
     true = lattice.rotation_angle_deg(matrices(table) @ TURN.T)
     sigma = errors["sigma_deg"].median() / orientation_errors.HALF_SET_SHARE  # this noise leaves no streaks
@@ -318,8 +353,8 @@ def test_a_turn_common_to_all_dots_is_no_error():
     rng = np.random.default_rng(0)
     R = lattice.from_rotation_vectors(rng.normal(scale=0.1, size=(30, 3)))
     frame = lattice.axis_angle([0, 0, 1], np.deg2rad(2.0))
-    even, odd = (pd.DataFrame(lattice.to_quaternions(M), columns=QUATERNION) for M in (R, frame @ R))
-    odd.loc[4] = np.nan
+    even, odd = R, frame @ R
+    odd[4] = np.nan
     turns, common = orientation_errors.half_set_turns(even, odd)
     assert common == pytest.approx([0, 0, 2.0], abs=1e-6)
     assert np.abs(np.delete(turns, 4, axis=0)).max() < 1e-6

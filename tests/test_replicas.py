@@ -74,8 +74,9 @@ def test_dots_are_nearer_the_truth_without_replicas(layer: dict, found: pd.DataF
 
     halves = {"model": model, "angles_deg": (ANGLES_DEG[::2], ANGLES_DEG[1::2])}
     even_odd = layer["even"], layer["odd"], VOXEL_NM, layer["centres"], table
-    with_replicas, _ = orientation_errors.half_set_sigmas(*even_odd, **SETTINGS)
-    without, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **SETTINGS)
+    lattice_and_window = {"lattice_nm": A_NM, "window_nm": WINDOW_NM}
+    with_replicas, _ = orientation_errors.half_set_sigmas(*even_odd, **lattice_and_window)
+    without, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **lattice_and_window)
     assert without["sigma_deg"].median() < 0.8 * with_replicas["sigma_deg"].median()
 
 

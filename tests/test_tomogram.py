@@ -10,6 +10,7 @@ import tifffile
 import zarr
 from ome_zarr_models.v05 import Image
 
+from mesotomo_utils.tomography.cutting import KeptChunks, cut_cube, keeping_chunks
 from mesotomo_utils.tomography.tomogram import (
     TomogramError,
     TomogramWriter,
@@ -34,6 +35,24 @@ def test_round_trip(tmp_path, volume):
     assert np.array_equal(again, volume)
     assert voxel == 0.07
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.ome.zarr"]
+
+
+def test_parts_from_kept_chunks_are_those_of_the_file(tmp_path, volume):
+    data = open_tomogram(write_tomogram(tmp_path / "a.ome.zarr", volume, 0.07)).data
+    chunk_bytes = np.prod(data.chunks) * 4
+    kept = KeptChunks(data, kept_bytes=1.5 * chunk_bytes)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        ends = [np.sort(rng.choice(n + 1, 2, replace=False)) for n in volume.shape]
+        part = tuple(slice(int(a), int(b)) for a, b in ends)
+        assert np.array_equal(kept[part], volume[part])
+        assert len(kept._kept) == 1
+    elsewhere = pickle.loads(pickle.dumps(kept))
+    assert not elsewhere._kept
+    assert np.array_equal(elsewhere[part], volume[part])
+    assert keeping_chunks(volume) is volume
+    centre = np.array([0.9, -0.4, 2.2])
+    assert np.array_equal(cut_cube(keeping_chunks(data), 0.07, centre, 9), cut_cube(volume, 0.07, centre, 9))
 
 
 def test_valid_ome_zarr_with_its_origin_in_the_centre(tmp_path, volume):

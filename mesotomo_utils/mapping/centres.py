@@ -213,24 +213,26 @@ class _Inversion:
 
 def _lowest_around(boxes: np.ndarray, reach: int) -> np.ndarray:
     """Minimum filter of (N, s, s, s) boxes, their outermost voxels only among themselves."""
+    other = np.empty_like(boxes)
     for axis in (1, 2, 3):
+        at = [(slice(None),) * axis + (s,) for s in (slice(1, None), slice(None, -1), slice(1, -1))]
+        first, last = (slice(None),) * axis + (0,), (slice(None),) * axis + (-1,)
         for _ in range(reach):
-            lines = np.moveaxis(boxes, axis, 0)
-            low = lines.copy()
-            np.minimum(low[1:], lines[:-1], out=low[1:])
-            np.minimum(low[:-1], lines[1:], out=low[:-1])
-            boxes = np.moveaxis(low, 0, axis)
+            # of each voxel and the one before it, then of two such pairs
+            pairs = np.minimum(boxes[at[0]], boxes[at[1]], out=other[at[0]])
+            np.minimum(pairs[at[0]], pairs[at[1]], out=boxes[at[2]])
+            boxes[first], boxes[last] = pairs[first], pairs[last]
     return boxes
 
 
 def _shift(odd: np.ndarray, gradient: np.ndarray, weigh: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """(N, 3) shifts that explain (N, v) residuals, by least squares reweighted twice."""
     shift = np.zeros((len(odd), 3))
+    products = (gradient[:, None] * gradient).reshape(9, -1)
     for _ in range(2):
         weights = weigh(odd + shift.astype(np.float32) @ gradient)
-        matrix = np.einsum("nv,av,bv->nab", weights, gradient, gradient, optimize=True)
-        matrix += 1e-9 * np.eye(3)
-        right = np.einsum("nv,av,nv->na", weights, gradient, odd, optimize=True)
+        matrix = (weights @ products.T).reshape(-1, 3, 3) + 1e-9 * np.eye(3)
+        right = (weights * odd) @ gradient.T
         shift = -np.linalg.solve(matrix, right[..., None])[..., 0]
     return shift
 

@@ -194,6 +194,83 @@ def fourier_sums(window: DotWindow, cube: np.ndarray, g_per_nm: np.ndarray) -> n
     return np.einsum("zyg,yg,zg->g", along_x, ey, ez, optimize=True)
 
 
+@dataclass(frozen=True)
+class LocalTransform:
+    """The transform of a windowed cube near a few frequencies: a Taylor series of second order about each.
+
+    Half a Fourier voxel away it is right to a twentieth of the spot, a tenth away to a thousandth.
+
+    Attributes
+    ----------
+    g_per_nm
+        (M, 3) frequencies x, y, z, 1/nm.
+    value, slope, bend
+        (M,), (M, 3) and (M, 3, 3) complex: the transform there, its gradient and its second derivatives.
+    """
+
+    g_per_nm: np.ndarray
+    value: np.ndarray
+    slope: np.ndarray
+    bend: np.ndarray
+
+    def less(self, other: LocalTransform, factor: float) -> LocalTransform:
+        """The difference to another times a factor, about the same frequencies."""
+        pairs = ((self.value, other.value), (self.slope, other.slope), (self.bend, other.bend))
+        return LocalTransform(self.g_per_nm, *(mine - factor * theirs for mine, theirs in pairs))
+
+    def read_power(self, g_per_nm: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As :func:`read_power`, for (K M, 3) frequencies: K near each of the M, M varying fastest."""
+        away = np.asarray(g_per_nm, float).reshape(-1, *self.g_per_nm.shape) - self.g_per_nm
+        bent = np.einsum("mij,kmj->kmi", self.bend, away)
+        value = self.value + np.einsum("kmi,mi->km", away, self.slope) + np.einsum("kmi,kmi->km", away, bent) / 2
+        slope = self.slope + bent
+        gradient = 2 * (value.conj()[..., None] * slope).real
+        products = slope.conj()[..., :, None] * slope[..., None, :] + value.conj()[..., None, None] * self.bend
+        return (np.abs(value) ** 2).ravel(), gradient.reshape(-1, 3), 2 * products.real.reshape(-1, 3, 3)
+
+
+def local_transform(
+    window: DotWindow, cube: np.ndarray, g_per_nm: np.ndarray, *, middle_nm: np.ndarray | None = None
+) -> LocalTransform:
+    """The transform of a windowed cube near a few frequencies, summed directly: cheaper than all of it.
+
+    Parameters
+    ----------
+    window, cube
+        As for :func:`transform`; the plain window weighs here.
+    g_per_nm
+        (M, 3) frequencies x, y, z, 1/nm.
+    middle_nm
+        (3,) x, y, z of the middle of the cube, from the point that the phases count from; that point itself if
+        left out.
+
+    Returns
+    -------
+    :class:`LocalTransform`.
+    """
+    x_nm = (np.arange(window.n) - window.n // 2) * window.voxel_nm
+    axes = x_nm + np.zeros((3, 1)) if middle_nm is None else x_nm + np.asarray(middle_nm, float)[:, None]
+    # each axis: (M, n, 3), the wave and its first and second derivative by the frequency
+    powers = (-2j * np.pi * axes[..., None]) ** np.arange(3)
+    waves = np.exp(-2j * np.pi * g_per_nm.T[:, :, None] * axes[:, None])
+    ex, ey, ez = (waves[..., None] * powers[:, None]).astype(np.complex64)
+    m, n = len(g_per_nm), window.n
+    density = (_less_mean(window, cube) * window.window).reshape(n * n, n)
+    columns = ex.transpose(1, 0, 2).reshape(n, 3 * m)
+    along_x = np.empty((n * n, 3 * m), np.complex64)
+    along_x.real, along_x.imag = density @ columns.real, density @ columns.imag
+    # (M, order along x, z, y), then y and z
+    planes = along_x.reshape(n, n, m, 3).transpose(2, 3, 0, 1)
+    sums = np.matmul(np.matmul(planes, ey[:, None]).swapaxes(2, 3), ez[:, None])  # (M, order x, order y, order z)
+    order = np.eye(3, dtype=int)
+    return LocalTransform(
+        g_per_nm=np.asarray(g_per_nm, float),
+        value=sums[:, 0, 0, 0],
+        slope=np.stack([sums[:, a, b, c] for a, b, c in order], axis=1),
+        bend=np.stack([np.stack([sums[(slice(None), *(p + q))] for q in order], axis=1) for p in order], axis=1),
+    )
+
+
 def _less_mean(window: DotWindow, cube: np.ndarray) -> np.ndarray:
     """The cube less its mean over the window, whose tails would lie under the first reflections."""
     if cube.shape != window.window.shape:

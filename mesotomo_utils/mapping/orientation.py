@@ -25,14 +25,11 @@ from mesotomo_utils.mapping.orientation_search import (
     visible_reflections,
 )
 from mesotomo_utils.mapping.replicas import Replicas
-from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube
+from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, keeping_chunks
 
 if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
 
-# Step of the grid of orientations, in units of the turn that moves the outermost reflection by one
-# Fourier voxel of the window. Half a step is then well within a spot.
-_GRID_STEP = 1.4
 # A continuous search finds somewhat more than one independent trial a Fourier voxel: on white noise (150 cubes a
 # window, windows of 4 to 7 nm) the 99 % point agrees with three. Noise after filtered back-projection lies on the lines
 # of the tilts, unevenly, and reaches higher: on the twin `lowres`, whose lattice is blurred away, 1 % of the dots pass
@@ -184,13 +181,13 @@ def orient_dots(
     if not seen:
         raise ValueError(f"no orientations: {reason}")
 
+    volume = keeping_chunks(volume)
     reflections = visible_reflections(lattice_nm, voxel_nm)
     outermost = float(reflections["g_per_nm"].max())
     window = lattice_signal.prepare_window(
         voxel_nm=voxel_nm, window_nm=window_nm, g_max_per_nm=outermost * (1 + LARGEST_STRAIN)
     )
-    resolution_deg = float(np.rad2deg(_GRID_STEP / (outermost * window_nm)))
-    bragg = prepare_shells(window, reflections, resolution_deg=resolution_deg)
+    bragg = prepare_shells(window, reflections)
     off_bragg = None
     controlled = np.broadcast_to(np.asarray(control, bool), len(centres))
     if controlled.any():
@@ -198,7 +195,7 @@ def orient_dots(
         # coarse voxels end before the radii at which rock salt has nothing
         nothing_there = nothing_there[nothing_there["g_per_nm"] <= outermost]
         if len(nothing_there):
-            off_bragg = prepare_shells(window, nothing_there, resolution_deg=resolution_deg)
+            off_bragg = prepare_shells(window, nothing_there, resolution_deg=bragg.resolution_deg)
     coarse = None
     if replicas is not None:
         coarse = lattice_signal.prepare_window(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.mapping.orientation import QUATERNION, orient_dots
+from mesotomo_utils.mapping.orientation_follow import follow_dots
 from mesotomo_utils.mapping.replicas import LatticeModel, find_replicas
 
 #: What of the error that two half sets show stays when all tilts are there: a half leaves more replicas, and some of
@@ -16,13 +16,13 @@ from mesotomo_utils.mapping.replicas import LatticeModel, find_replicas
 HALF_SET_SHARE = 0.63
 
 
-def half_set_turns(even: pd.DataFrame, odd: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def half_set_turns(even: np.ndarray, odd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn of each dot from one half set to the other, and the turn common to all dots.
 
     Parameters
     ----------
     even, odd
-        Tables of :func:`orient_dots` on the half sets, row for row.
+        (N, 3, 3) rotations found in the half sets (:func:`orientation_follow.follow_dots`).
 
     Returns
     -------
@@ -32,24 +32,13 @@ def half_set_turns(even: pd.DataFrame, odd: pd.DataFrame) -> tuple[np.ndarray, n
         Their median, degrees. Each half is aligned on its own, so its frame is free to turn: that
         is no error of a single dot.
     """
-    R_even = lattice.from_quaternions(even[QUATERNION].to_numpy())
-    R_odd = lattice.from_quaternions(odd[QUATERNION].to_numpy())
     turns = np.full((len(even), 3), np.nan)
-    good = np.isfinite(R_even).all(axis=(1, 2)) & np.isfinite(R_odd).all(axis=(1, 2))
+    good = np.isfinite(even).all(axis=(1, 2)) & np.isfinite(odd).all(axis=(1, 2))
     if not good.any():
         return turns, np.full(3, np.nan)
-    # A dot that sits between two equivalents may fall on either side in the halves.
-    odd_same = _equivalent_nearest(R_odd[good], R_even[good])
-    turns[good] = np.rad2deg(lattice.rotation_vectors(odd_same @ np.swapaxes(R_even[good], 1, 2)))
+    turns[good] = np.rad2deg(lattice.rotation_vectors(odd[good] @ np.swapaxes(even[good], 1, 2)))
     common = np.nanmedian(turns, axis=0)
     return turns - common, common
-
-
-def _equivalent_nearest(R: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Of the 24 equivalents of each R (N, 3, 3), the one nearest to its target (N, 3, 3)."""
-    equivalents = R[:, None] @ lattice.cubic_rotations()
-    best = np.argmax(np.einsum("neij,nij->ne", equivalents, target), axis=1)
-    return equivalents[np.arange(len(R)), best]
 
 
 def noise_model_deg(turns_deg: np.ndarray, lattice_snr: np.ndarray) -> np.ndarray:
@@ -107,7 +96,6 @@ def half_set_sigmas(
     *,
     lattice_nm: float,
     window_nm: float,
-    superlattice: np.ndarray | None = None,
     model: LatticeModel | None = None,
     angles_deg: tuple[np.ndarray, np.ndarray] | None = None,
     workers: int | None = None,
@@ -120,10 +108,10 @@ def half_set_sigmas(
     ----------
     half_even, half_odd
         Tomograms [z, y, x] in the frame of the whole one.
-    voxel_nm, centres_nm, lattice_nm, window_nm, superlattice, workers, dask, progress
-        As for :func:`orient_dots`.
+    voxel_nm, centres_nm, lattice_nm, window_nm, workers, dask, progress
+        As for :func:`orientation.orient_dots`.
     table
-        Its result from all tilts; the halves are refined from there.
+        Its result from all tilts, which is followed into the halves.
     model, angles_deg
         The lattices found from all tilts and the angles of the even and of the odd ones, degrees: the replicas
         of each half are then removed (:mod:`replicas`). None where the table was made without.
@@ -139,30 +127,17 @@ def half_set_sigmas(
     Raises
     ------
     ValueError
-        As :func:`orient_dots`; the table and the centres differ in length.
+        The table and the centres differ in length.
     """
     if len(table) != len(centres_nm):
         raise ValueError(f"table has {len(table)} rows for {len(centres_nm)} centres")
-    start = lattice.from_quaternions(table[QUATERNION].to_numpy())
-    pool: dict[str, Any] = {"workers": workers, "dask": dask}
+    options: dict[str, Any] = {"workers": workers, "dask": dask}
     halves = []
     for half, name, angles in zip((half_even, half_odd), ("even", "odd"), angles_deg or (None, None), strict=True):
-        replicas = None if model is None else find_replicas(model, angles, **pool)
-        halves.append(
-            orient_dots(
-                half,
-                voxel_nm,
-                centres_nm,
-                lattice_nm=lattice_nm,
-                window_nm=window_nm,
-                superlattice=superlattice,
-                start=start,
-                replicas=replicas,
-                strain=False,
-                progress=None if progress is None else f"{progress}, {name} tilts",
-                **pool,
-            )
-        )
+        replicas = None if model is None else find_replicas(model, angles, **options)
+        text = None if progress is None else f"{progress}, {name} tilts"
+        settings = {"lattice_nm": lattice_nm, "window_nm": window_nm, "replicas": replicas, "progress": text}
+        halves.append(follow_dots(half, voxel_nm, centres_nm, table, **settings, **options))
     turns, common = half_set_turns(*halves)
     sigma = HALF_SET_SHARE * noise_model_deg(turns, table["lattice_snr"].to_numpy())
     frame = pd.DataFrame(turns, columns=["turn_x_deg", "turn_y_deg", "turn_z_deg"])

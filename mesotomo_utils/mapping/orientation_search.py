@@ -9,8 +9,9 @@ then climb by Newton steps on the exact transform.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,8 @@ _POLAR_BANDS = 8
 # The part of a band's power, from below, whose mean tells the noise: the few spots of the shell lie above.
 _TRIM = 0.8
 _CANDIDATES = 6
+# Step of the grid of orientations, in units of the turn that moves the outermost reflection by a Fourier voxel.
+_GRID_STEP = 1.4
 # A real lattice lies within this of the nominal one; a climb that leaves it has lost its spots.
 LARGEST_STRAIN = 0.06
 # Sine of the angle to the tilt axis over which a window smears the noise of {111}.
@@ -83,17 +86,24 @@ class ShellSearch:
         (N, 3, 3) orientations tried.
     family
         (H,) index of the family of each reflection.
+    resolution_deg
+        Step of the grid, degrees.
     """
 
     crystal: np.ndarray
     rotations: np.ndarray
     family: np.ndarray
+    resolution_deg: float
     _points: np.ndarray
     _points_family: np.ndarray
     _points_across: np.ndarray
     _members: list[np.ndarray]
     _across: np.ndarray
     _lookup: np.ndarray
+
+    def power(self, window: DotWindow, spectrum: np.ndarray) -> np.ndarray:
+        """Power of a dot's transform at the shells' grid points, as it would be between them."""
+        return np.abs(spectrum.reshape(-1)[self._points]) ** 2 * window.reading_gain
 
     def noise(self, power: np.ndarray) -> np.ndarray:
         """Noise of each family (families, 2) from the power at the shells' grid points: see :func:`_noise_at`.
@@ -111,6 +121,11 @@ class ShellSearch:
             design = np.stack([np.ones(there.sum()), across[there]], axis=1) / found[there, None]
             fits.append(nnls(design, np.ones(there.sum()))[0])
         return np.array(fits)
+
+    def noise_at_reflections(self, noise: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+        """(K, H) noise power at the reflections of (K, 3, 3) orientations, from what :meth:`noise` gives."""
+        g = np.einsum("kij,hj->khi", matrices, self.crystal)
+        return _noise_at(noise, self.family, _across(g))
 
 
 def _trimmed_mean(power: np.ndarray) -> float:
@@ -173,7 +188,9 @@ def off_bragg_reflections(reflections: pd.DataFrame) -> pd.DataFrame:
     return moved
 
 
-def prepare_shells(window: DotWindow, reflections: pd.DataFrame, *, resolution_deg: float) -> ShellSearch:
+def prepare_shells(
+    window: DotWindow, reflections: pd.DataFrame, *, resolution_deg: float | None = None
+) -> ShellSearch:
     """Prepare the search over all orientations for one set of reflections.
 
     Parameters
@@ -183,8 +200,11 @@ def prepare_shells(window: DotWindow, reflections: pd.DataFrame, *, resolution_d
     reflections
         From :func:`visible_reflections` or :func:`off_bragg_reflections`.
     resolution_deg
-        Step of the grid of orientations, degrees.
+        Step of the grid of orientations, degrees; if left out the turn that moves the outermost reflection by 1.4
+        Fourier voxels of the window: half of it is then well within a spot.
     """
+    if resolution_deg is None:
+        resolution_deg = float(np.rad2deg(_GRID_STEP / (reflections["g_per_nm"].max() * window.window_nm)))
     names = list(dict.fromkeys(reflections["family"]))
     family = reflections["family"].map(names.index).to_numpy()
     hkl = reflections[["h", "k", "l"]].to_numpy(float)
@@ -204,6 +224,7 @@ def prepare_shells(window: DotWindow, reflections: pd.DataFrame, *, resolution_d
         crystal=crystal,
         rotations=rotations,
         family=family,
+        resolution_deg=resolution_deg,
         _points=points,
         _points_family=unique // size,
         _points_across=across,
@@ -248,12 +269,12 @@ class Orientation:
 
 
 def climb(
-    window: DotWindow,
-    spectrum: np.ndarray,
+    read_power: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
     start: np.ndarray,
     *,
     crystal: np.ndarray,
     weights: np.ndarray,
+    window_nm: float,
     linear: bool = False,
     steps: int = 12,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -261,14 +282,16 @@ def climb(
 
     Parameters
     ----------
-    window, spectrum
-        The dot's transform.
+    read_power
+        The power at (M, 3) frequencies with its derivatives, as :func:`lattice_signal.read_power` returns it.
     start
         (K, 3, 3) matrices that turn crystal reflections into lab ones (rotation times scale).
     crystal
         (H, 3) reflections in the crystal frame, 1/nm.
     weights
         (K, H) inverse noise power of each reflection.
+    window_nm
+        Diameter of the window, nm.
     linear
         Free all nine elements of the matrix instead of a rotation and a scale.
     steps
@@ -286,18 +309,19 @@ def climb(
     basis = _LINEAR if linear else _SIMILARITY
     matrix = np.array(start, float)
     # A tenth of the half width of a spot at the outermost reflection; radians and relative scale.
-    radius = np.full(len(matrix), 0.25 / window.window_nm / np.linalg.norm(crystal, axis=1).max())
+    radius = np.full(len(matrix), 0.25 / window_nm / np.linalg.norm(crystal, axis=1).max())
     smallest = 1e-6
 
     def derivatives(m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         g = np.einsum("kij,hj->khi", m, crystal)
-        p, d, c = lattice_signal.read_power(window, spectrum, g.reshape(-1, 3))
+        p, d, c = read_power(g.reshape(-1, 3))
         w = weights / weights.shape[1]
         shape = weights.shape
         arm = np.einsum("bij,khj->khbi", basis, g)
-        gradient = np.einsum("kh,khbi,khi->kb", w, arm, d.reshape(*shape, 3), optimize=True)
+        weighed = w[..., None, None] * arm
+        gradient = np.einsum("khbi,khi->kb", weighed, d.reshape(*shape, 3))
         bend = np.einsum("khij,khbj->khbi", c.reshape(*shape, 3, 3), arm)
-        curvature = np.einsum("kh,khai,khbi->kab", w, arm, bend, optimize=True)
+        curvature = np.einsum("khai,khbi->kab", weighed, bend)
         return (w * p.reshape(shape)).sum(axis=1), gradient, curvature
 
     score, gradient, curvature = derivatives(matrix)
@@ -366,23 +390,23 @@ def find_orientation(
     -------
     :class:`Orientation`; which of the 24 equivalents is not decided here.
     """
-    power = np.abs(spectrum.reshape(-1)[shells._points]) ** 2 * window.reading_gain
+    power = shells.power(window, spectrum)
     noise = shells.noise(power)
     if start is None:
         white = (power / _noise_at(noise, shells._points_family, shells._points_across)).astype(np.float32)
         starts = _candidates(shells, np.log1p(white)[shells._lookup].sum(axis=1))  # as `_evidence` does
     else:
         starts = np.asarray(start, float)[None]
-    g = np.einsum("kij,hj->khi", starts, shells.crystal)
-    weights = 1 / _noise_at(noise, shells.family, _across(g))
-    options = {"crystal": shells.crystal, "weights": weights}
+    weights = 1 / shells.noise_at_reflections(noise, starts)
+    options = {"crystal": shells.crystal, "weights": weights, "window_nm": window.window_nm}
+    read_power = partial(lattice_signal.read_power, window, spectrum)
     # A few steps tell the candidates apart; only the best goes on to the top.
-    matrices, scores = climb(window, spectrum, starts, steps=4, **options)
+    matrices, scores = climb(read_power, starts, steps=4, **options)
     best = np.argmax(_evidence(window, spectrum, matrices, shells.crystal, weights), keepdims=True)
     options["weights"] = weights[best]
-    matrices, scores = climb(window, spectrum, matrices[best], **options)
+    matrices, scores = climb(read_power, matrices[best], **options)
     scale = float(np.cbrt(np.linalg.det(matrices[0])))
     reciprocal = np.full((3, 3), np.nan)
     if strain:
-        reciprocal = climb(window, spectrum, matrices, linear=True, steps=5, **options)[0][0]
+        reciprocal = climb(read_power, matrices, linear=True, steps=5, **options)[0][0]
     return Orientation(matrices[0] / scale, float(scores[0]), scale, reciprocal)

@@ -27,7 +27,7 @@ from mesotomo_utils.distribute import each_item, map_items
 from mesotomo_utils.mapping import lattice_signal
 from mesotomo_utils.mapping.dot_table import QUATERNION
 from mesotomo_utils.mapping.orientation_search import LARGEST_STRAIN, visible_reflections
-from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube
+from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, keeping_chunks
 from mesotomo_utils.tomography.projector import Projector
 
 # The mean dot is where the mean density is above this part of that of its core.
@@ -181,6 +181,7 @@ def model_lattices(
     some = np.flatnonzero(table["qw"].notna())
     if not len(some):
         raise ValueError("no dot of the table has an orientation, so there is no lattice to model")
+    volume = keeping_chunks(volume)
     centres, shape = np.asarray(centres_nm, float), tuple(volume.shape)
     middles = np.array([cube_middle_nm(shape, voxel_nm, centre) for centre in centres])
     inner = centres if whole is None or not np.any(whole) else centres[np.asarray(whole, bool)]

@@ -59,6 +59,8 @@ def coarsen(volume, voxel_nm: float, *, step_nm: float, sigma_nm: float) -> np.n
     for start, stop, first, last, weights in z_bands:
         z_matrix[start:stop, first:last] = weights
     rows = max(1, int(_SLAB_VALUES // (shape[1] * shape[2])))
+    if hasattr(volume, "chunks"):
+        rows = -(-rows // volume.chunks[0]) * volume.chunks[0]  # no chunk is read twice
     for first in range(0, shape[0], rows):
         last = min(first + rows, shape[0])
         slab = np.ascontiguousarray(volume[first:last], dtype=np.float32)
@@ -138,9 +140,12 @@ class Sampler:
         for n, (z, y, x) in enumerate(corner):
             blocks[n] = self._coefficients[z : z + size + 3, y : y + size + 3, x : x + size + 3]
         for axis in range(3):
-            weights = _cubic_weights(fraction[:, axis])
-            parts = [np.take(blocks, range(s, s + size), axis=axis + 1) for s in range(4)]
-            blocks = sum(weights[s][:, None, None, None] * parts[s] for s in range(4))
+            weights = _cubic_weights(fraction[:, axis])[:, :, None, None, None]
+            parts = [blocks[(slice(None),) * (axis + 1) + (slice(s, s + size),)] for s in range(4)]
+            blocks = weights[0] * parts[0]
+            term = np.empty_like(blocks)
+            for weight, part in zip(weights[1:], parts[1:], strict=True):
+                blocks += np.multiply(weight, part, out=term)
         return blocks
 
     def points(self, xyz_nm) -> np.ndarray:

@@ -29,6 +29,8 @@ MASK_DIAMETERS = 0.71
 OPENING_DIAMETERS = 0.33
 #: Centres nearer than this are two picks of one dot: bodies are rigid and cannot overlap.
 SAME_DOT_DIAMETERS = 0.65
+#: Where the image is flatter than this variance, in contrasts squared, noise would get a score.
+FLAT = 0.05
 #: A pick below this fraction of the median score is no dot.
 SCORE_FRACTION = 0.5
 
@@ -55,6 +57,7 @@ class BodyImage:
     background: float
     contrast: float
     _sampler: Sampler | None = field(default=None, repr=False)
+    _correlator: _Correlator | None = field(default=None, repr=False)
 
     @property
     def sampler(self) -> Sampler:
@@ -151,30 +154,56 @@ def correlate(image: BodyImage, template: Template) -> np.ndarray:
     (nz, ny, nx) float32 between -1 and 1. Where the image is nearly flat (vacuum, carbon) its own
     contrast is replaced by a twentieth of that of a dot, so that noise gets no score.
     """
+    if image._correlator is None:
+        image._correlator = _Correlator(image.values)
     mask = template.weights
-    total = float(mask.sum())
-    mean_template = (mask * template.values).sum() / total
-    centred = (template.values - mean_template) * mask
-    norm = np.sqrt((mask * (template.values - mean_template) ** 2).sum())
-    half = np.asarray(mask.shape) // 2
-    shape = [sfft.next_fast_len(n + 2 * h, real=True) for n, h in zip(image.values.shape, half)]
-    workers = cpu_count()
+    deviation = template.values - (mask * template.values).sum() / mask.sum()
+    centred = mask * deviation
+    norm = np.sqrt((centred * deviation).sum())
+    return image._correlator.with_kernel(centred) / (norm * image._correlator.contrast(mask))
 
-    def transform(array):
-        return sfft.rfftn(array, shape, workers=workers)
 
-    def correlation(spectrum, kernel):
-        product = spectrum * np.conj(transform(kernel.astype(np.float32)))
-        full = sfft.irfftn(product, shape, workers=workers)
-        full = np.roll(full, half, axis=(0, 1, 2))
-        return full[tuple(slice(0, n) for n in image.values.shape)]
+class _Correlator:
+    """Correlations of one image with one kernel after another.
 
-    spectrum = transform(image.values)
-    top = correlation(spectrum, centred)
-    mean = correlation(spectrum, mask)
-    variance = correlation(transform(image.values**2), mask) - mean**2 / total
-    floor = 0.05 * total
-    return (top / (norm * np.sqrt(np.maximum(variance, 0) + floor))).astype(np.float32)
+    The transform of the image is taken once, and what stands under a mask once as long as the mask is the same: the
+    rounds of :func:`learn_template` change the template and not its mask.
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+        self._shape: list[int] = []
+        self._spectrum = np.zeros(0, np.complex64)
+        self._mask = np.zeros(0, np.float32)
+        self._contrast = np.zeros(0, np.float32)
+
+    def with_kernel(self, kernel: np.ndarray) -> np.ndarray:
+        """Sum of the image times the kernel (odd edges) about every voxel, float32."""
+        sizes = zip(self._values.shape, kernel.shape, strict=True)
+        shape = [sfft.next_fast_len(n + k - 1, real=True) for n, k in sizes]
+        if shape != self._shape:
+            self._shape, self._spectrum = shape, self._transform(self._values, shape)
+        return self._correlation(self._spectrum, kernel)
+
+    def contrast(self, mask: np.ndarray) -> np.ndarray:
+        """Root of the sum of squared deviations of the image under a mask about every voxel, float32."""
+        if not np.array_equal(mask, self._mask):
+            total = np.float32(mask.sum())
+            mean = self.with_kernel(mask)
+            square = self._correlation(self._transform(self._values**2, self._shape), mask)
+            variance = square - mean**2 / total
+            self._mask, self._contrast = mask, np.sqrt(np.maximum(variance, 0) + np.float32(FLAT) * total)
+        return self._contrast
+
+    def _correlation(self, spectrum: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+        product = spectrum * np.conj(self._transform(kernel.astype(np.float32), self._shape))
+        full = sfft.irfftn(product, self._shape, workers=cpu_count(), overwrite_x=True)
+        full = np.roll(full, np.asarray(kernel.shape) // 2, axis=(0, 1, 2))
+        return full[tuple(slice(0, n) for n in self._values.shape)]
+
+    @staticmethod
+    def _transform(values: np.ndarray, shape: list[int]) -> np.ndarray:
+        return sfft.rfftn(values, shape, workers=cpu_count())
 
 
 def _ball(image: BodyImage) -> Template:

@@ -2,9 +2,72 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from itertools import product
+from threading import Lock
 from typing import Any
 
 import numpy as np
+
+# Chunks that are kept, bytes: the layers of chunks that the dots of one layer lie in, at paper size.
+_KEPT_BYTES = 1e9
+
+
+class KeptChunks:
+    """A Zarr array that keeps the chunks it read last, for many small parts that share them.
+
+    Cubes about neighbouring dots overlap, and a chunk of 64 cubed voxels is a third of such a cube. Read from Zarr,
+    each of them opens two dozen files, and threads wait for each other. Parts asked for in the order of their
+    place find most of their chunks here.
+
+    Parameters
+    ----------
+    array
+        Zarr array of three dimensions.
+    kept_bytes
+        Upper bound of the chunks kept.
+    """
+
+    def __init__(self, array: Any, *, kept_bytes: float = _KEPT_BYTES) -> None:
+        self.array = array
+        self.shape: tuple[int, ...] = tuple(array.shape)
+        self._edges = tuple(array.chunks)
+        self._room = max(1, int(kept_bytes / (np.prod(self._edges) * array.dtype.itemsize)))
+        self._kept: OrderedDict[tuple[int, ...], np.ndarray] = OrderedDict()
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[type, tuple[Any]]:
+        return KeptChunks, (self.array,)  # to another process it goes empty
+
+    def __getitem__(self, part: tuple[slice, slice, slice]) -> np.ndarray:
+        """The part between three plain slices, start and stop within the array."""
+        values = np.empty([s.stop - s.start for s in part], self.array.dtype)
+        reached = [range(s.start // edge, -(-s.stop // edge)) for s, edge in zip(part, self._edges, strict=True)]
+        for index in product(*reached):
+            begins = [i * edge for i, edge in zip(index, self._edges, strict=True)]
+            chunk = self._chunk(index, begins)
+            ends = [b + n for b, n in zip(begins, chunk.shape, strict=True)]
+            overlap = [(max(s.start, b), min(s.stop, e)) for s, b, e in zip(part, begins, ends, strict=True)]
+            target = tuple(slice(a - s.start, z - s.start) for (a, z), s in zip(overlap, part, strict=True))
+            source = tuple(slice(a - b, z - b) for (a, z), b in zip(overlap, begins, strict=True))
+            values[target] = chunk[source]
+        return values
+
+    def _chunk(self, index: tuple[int, ...], begins: list[int]) -> np.ndarray:
+        with self._lock:
+            if index in self._kept:
+                self._kept.move_to_end(index)
+                return self._kept[index]
+            where = tuple(slice(b, b + edge) for b, edge in zip(begins, self._edges, strict=True))
+            self._kept[index] = chunk = np.asarray(self.array[where])
+            if len(self._kept) > self._room:
+                self._kept.popitem(last=False)
+            return chunk
+
+
+def keeping_chunks(volume: Any) -> Any:
+    """A Zarr array that keeps its chunks (:class:`KeptChunks`); anything else as it is."""
+    return KeptChunks(volume) if hasattr(volume, "chunks") else volume
 
 
 def cut_cube(volume: Any, voxel_nm: float, centre_nm: np.ndarray, n: int) -> np.ndarray:
