@@ -245,14 +245,16 @@ if removable:
 # ## How well an orientation is known
 #
 # The tomograms of the even and of the odd tilts have independent noise. A dot's turn from one to the other has
-# four times the variance of the result from all tilts. One turn says little about its own dot, so a law in the lattice SNR is fitted to
-# all turns together: $\sigma^2 = e^{b_0} \mathrm{SNR}^{b_1}$. A turn common to all dots is the halves' own
-# alignment, and taken out.
+# four times the variance of the result from all tilts, and noise moves an orientation by only $30° / (g w
+# \sqrt{\mathrm{SNR}})$, $w$ the window: a hundredth of a degree. The halves differ by far more. A half samples every other
+# direction, so its replicas stand at half the distance, among the nearest dots. They are taken off each half as well, and
+# how much of the turns that they made is left tells how well the model foretells them.
 #
-# Each half samples only every other direction, so its replicas stand at half the distance, among the nearest dots; they
-# are taken off each half as well. What is left of them still makes the halves differ by more than noise,
-# and cancels where all tilts come together: on twins 0.63 of what the halves say is the error of
-# the whole (`benchmarks/calibrate_errors.py`). A scale of tilts that is wrong throughout is in neither.
+# So $\sigma^2 = \sigma_\mathrm{noise}^2 + (f \delta)^2$. $\delta$ is the turn that the removal made with all tilts, as a
+# law in the lattice SNR fitted to all dots (one turn says little of its own dot). $f$ is the part of it left: on
+# twins $0.44\,f_h^{0.38}$, $f_h$ the part left in the halves, which have the harder task
+# (`benchmarks/calibrate_errors.py`). A turn common to all dots is the halves' own alignment, and taken out. A scale of
+# tilts that is wrong throughout shows in neither.
 
 # %%
 halves = ("half_even.ome.zarr", "half_odd.ome.zarr")
@@ -261,7 +263,7 @@ if visible and all(results.exists(run_dir, name) for name in halves):
     even, odd = (open_tomogram(results.path(run_dir, name)) for name in halves)
     half_angles_deg = [half.attributes["series"]["angles_deg"] for half in (even, odd)] if removable else None
     errors, common_deg = orientation_errors.half_set_sigmas(
-        even.data, odd.data, voxel_nm, xyz, table, model=model, angles_deg=half_angles_deg,
+        even.data, odd.data, voxel_nm, xyz, table, model=model, angles_deg=half_angles_deg, replica_turn_deg=turn_deg,
         lattice_nm=lattice_nm, window_nm=window, progress="half sets", dask=dask,
     )
 errors.describe().T.round(4)
@@ -270,7 +272,7 @@ errors.describe().T.round(4)
 if errors["sigma_deg"].notna().any():
     turns = errors[["turn_x_deg", "turn_y_deg", "turn_z_deg"]].to_numpy()
     snr, sigma = table["lattice_snr"].to_numpy(), errors["sigma_deg"].to_numpy()
-    fig = orientation_figures.half_set_turns(turns, snr, sigma / orientation_errors.HALF_SET_SHARE)
+    fig = orientation_figures.half_set_turns(turns, snr, errors["half_set_deg"].to_numpy())
     results.save_figure(fig, run_dir, "orientation_half_sets", errors.assign(lattice_snr=snr))
 
 # %% [markdown]

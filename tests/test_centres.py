@@ -127,6 +127,18 @@ def test_the_correlation_is_that_of_its_definition(found):
         assert score == pytest.approx((mask * parts[0] * parts[1]).sum() / norm, abs=1e-4)
 
 
+def test_slabs_give_the_same_table_as_one_piece(found, monkeypatch):
+    _, image, table, _ = found
+    whole = template.correlate(image, found[3])
+    rows, _, _ = image.values.shape
+    monkeypatch.setattr(template, "_SLAB_VOXELS", image.values[0].size * (rows // 5))
+    again = template.BodyImage(image.values, image.step_nm, image.diameter_nm, 0.0, 1.0)
+    assert template.correlate(again, found[3]) == pytest.approx(whole, abs=1e-5)
+    in_slabs, _ = centres.find_centres(again)
+    assert in_slabs[XYZ].to_numpy() == pytest.approx(table[XYZ].to_numpy(), abs=1e-5)
+    assert in_slabs["at_edge"].equals(table["at_edge"])
+
+
 def test_coarsening_keeps_the_centre_and_removes_the_lattice():
     n = np.arange(120)
     fringes = 1 + np.cos(2 * np.pi * n * 0.09 / 0.353)

@@ -288,11 +288,12 @@ def test_known_orientations_are_followed_into_another_tomogram(clean: np.ndarray
     tables.loc[1, QUATERNION] = np.nan
     far = lattice.axis_angle([0.2, 1.0, -0.4], np.deg2rad(1.5)) @ TURN  # three fifths of a Fourier voxel
     for R in (TURN, far):
-        R_found = orientation_follow.follow_dots(dot(R), VOXEL_NM, np.zeros((2, 3)), tables, **SETTINGS)
+        R_found, taken = orientation_follow.follow_dots(dot(R), VOXEL_NM, np.zeros((2, 3)), tables, **SETTINGS)
         again = orientation.orient_dots(dot(R), VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)
         assert lattice.rotation_angle_deg(R_found[0] @ matrices(again)[0].T) < 0.01
         assert np.isnan(R_found[1]).all()
-    assert np.isnan(orientation_follow.follow_dots(0 * clean, VOXEL_NM, HERE, oriented, **SETTINGS)).all()
+        assert not taken[0].any()
+    assert np.isnan(orientation_follow.follow_dots(0 * clean, VOXEL_NM, HERE, oriented, **SETTINGS)[0]).all()
 
 
 def test_the_rotation_grid_covers_every_orientation():
@@ -340,7 +341,11 @@ def test_half_sets_give_the_true_error():
         joined["even"], joined["odd"], VOXEL_NM, centres, table, **SETTINGS
     )
     true = lattice.rotation_angle_deg(matrices(table) @ TURN.T)
-    sigma = errors["sigma_deg"].median() / orientation_errors.HALF_SET_SHARE  # this noise leaves no streaks
+    sigma = errors["half_set_deg"].median()
+    # white noise leaves no streaks; it alone is foretold by the lattice SNR
+    outermost = np.sqrt(8) / A_NM
+    expected = orientation_errors.NOISE_DEG / (outermost * WINDOW_NM * np.sqrt(table["lattice_snr"].median()))
+    assert sigma == pytest.approx(expected, rel=0.25)
     ratio = np.sqrt(np.mean(true**2)) / sigma
     assert 0.6 < ratio < 1.6
     assert np.abs(common).max() < 0.3
@@ -359,6 +364,17 @@ def test_a_turn_common_to_all_dots_is_no_error():
     assert common == pytest.approx([0, 0, 2.0], abs=1e-6)
     assert np.abs(np.delete(turns, 4, axis=0)).max() < 1e-6
     assert np.isnan(turns[4]).all()
+
+
+def test_what_is_left_of_the_replicas_is_told_from_noise():
+    rng = np.random.default_rng(0)
+    noise = np.full(2000, 0.05)
+    taken = rng.normal(scale=0.4, size=(2000, 3))
+    halves = 0.3 * rng.permutation(taken) + rng.normal(scale=0.1 / np.sqrt(3), size=taken.shape)
+    taken[:, 2] += 1.0  # a turn common to all is none of theirs
+    assert orientation_errors.part_left(halves, taken, noise) == pytest.approx(0.3, abs=0.01)
+    assert orientation_errors.part_left(0 * halves, taken, noise) == 0
+    assert orientation_errors.part_left(5 * halves, taken, noise) == 1
 
 
 def test_the_noise_model_learns_scale_and_slope():

@@ -72,12 +72,19 @@ def test_dots_are_nearer_the_truth_without_replicas(layer: dict, found: pd.DataF
     again = replicas.find_replicas(model, ANGLES_DEG, workers=1)
     assert np.array_equal(again.values, removed.values)
 
-    halves = {"model": model, "angles_deg": (ANGLES_DEG[::2], ANGLES_DEG[1::2])}
+    R = [lattice.from_quaternions(t[QUATERNION].to_numpy()) for t in (found, table)]
+    turn = lattice.rotation_angle_deg(R[0] @ np.swapaxes(R[1], 1, 2))
+    halves = {"model": model, "angles_deg": (ANGLES_DEG[::2], ANGLES_DEG[1::2]), "replica_turn_deg": turn}
     even_odd = layer["even"], layer["odd"], VOXEL_NM, layer["centres"], table
     lattice_and_window = {"lattice_nm": A_NM, "window_nm": WINDOW_NM}
     with_replicas, _ = orientation_errors.half_set_sigmas(*even_odd, **lattice_and_window)
     without, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **lattice_and_window)
-    assert without["sigma_deg"].median() < 0.8 * with_replicas["sigma_deg"].median()
+    assert without["half_set_deg"].median() < 0.8 * with_replicas["half_set_deg"].median()
+    # there is no noise here: σ is what is left of the replicas, by what the halves and the truth say
+    true = lattice.rotation_angle_deg(R[1] @ np.swapaxes(layer["turns"], 1, 2))
+    assert 0.6 < np.median(true / without["sigma_deg"]) < 1.3
+    with pytest.raises(ValueError, match="replica_turn_deg"):
+        orientation_errors.half_set_sigmas(*even_odd, model=model, **lattice_and_window)
 
 
 def test_fringes_return_along_the_beam_where_the_steps_say(model: replicas.LatticeModel):

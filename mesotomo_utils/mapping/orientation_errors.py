@@ -9,11 +9,18 @@ import pandas as pd
 
 from mesotomo_utils import lattice
 from mesotomo_utils.mapping.orientation_follow import follow_dots
+from mesotomo_utils.mapping.orientation_search import visible_reflections
 from mesotomo_utils.mapping.replicas import LatticeModel, find_replicas
 
-#: What of the error that two half sets show stays when all tilts are there: a half leaves more replicas, and some of
-#: them the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py; noise alone has 1.
-HALF_SET_SHARE = 0.63
+#: Noise turns a dot by this over (outermost frequency, window and root of the lattice SNR), degrees: 29 to 31 in white
+#: noise on model dots, and 28 by the curvature of the score.
+NOISE_DEG = 30.0
+#: Replicas turn a dot by much more. A part of that turn is left where they are subtracted: in halves it is measured,
+#: and from all tilts it is this power of that part, times a factor. Chosen on twins: benchmarks/calibrate_errors.py.
+LEFT_SCALE, LEFT_POWER = 0.44, 0.38
+#: Where no replicas can be subtracted: what of the error that two half sets show stays when all tilts are there. A half
+#: has more replicas, and some of them the other half cancels. Noise alone has 1.
+HALF_SET_SHARE = 0.8
 
 
 def half_set_turns(even: np.ndarray, odd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,6 +105,7 @@ def half_set_sigmas(
     window_nm: float,
     model: LatticeModel | None = None,
     angles_deg: tuple[np.ndarray, np.ndarray] | None = None,
+    replica_turn_deg: np.ndarray | None = None,
     workers: int | None = None,
     dask: str | None = None,
     progress: str | None = None,
@@ -112,25 +120,28 @@ def half_set_sigmas(
         As for :func:`orientation.orient_dots`.
     table
         Its result from all tilts, which is followed into the halves.
-    model, angles_deg
-        The lattices found from all tilts and the angles of the even and of the odd ones, degrees: the replicas
-        of each half are then removed (:mod:`replicas`). None where the table was made without.
+    model, angles_deg, replica_turn_deg
+        The lattices found from all tilts, the angles of the even and of the odd ones, and by how much each dot of the
+        table turned when replicas were subtracted, (N,), all degrees: they are subtracted from each half as well
+        (:mod:`replicas`). None where the table was made without.
 
     Returns
     -------
     frame
-        ``sigma_deg`` (:data:`HALF_SET_SHARE` of :func:`noise_model_deg`; NaN where the dot has no orientation) and
-        ``turn_x_deg, turn_y_deg, turn_z_deg``, the turn from even to odd.
+        ``sigma_deg`` (NaN where the dot has no orientation), ``half_set_deg``, what it would be if halves differed by
+        noise alone (:func:`noise_model_deg`), and ``turn_x_deg, turn_y_deg, turn_z_deg``, the turn from even to odd.
     common_deg
         (3,) turn common to all dots, degrees.
 
     Raises
     ------
     ValueError
-        The table and the centres differ in length.
+        The table and the centres differ in length; a model comes without the angles and turns that belong to it.
     """
     if len(table) != len(centres_nm):
         raise ValueError(f"table has {len(table)} rows for {len(centres_nm)} centres")
+    if model is not None and (angles_deg is None or replica_turn_deg is None):
+        raise ValueError("model needs angles_deg of both halves and replica_turn_deg of each dot beside it")
     options: dict[str, Any] = {"workers": workers, "dask": dask}
     halves = []
     for half, name, angles in zip((half_even, half_odd), ("even", "odd"), angles_deg or (None, None), strict=True):
@@ -138,11 +149,46 @@ def half_set_sigmas(
         text = None if progress is None else f"{progress}, {name} tilts"
         settings = {"lattice_nm": lattice_nm, "window_nm": window_nm, "replicas": replicas, "progress": text}
         halves.append(follow_dots(half, voxel_nm, centres_nm, table, **settings, **options))
-    turns, common = half_set_turns(*halves)
-    sigma = HALF_SET_SHARE * noise_model_deg(turns, table["lattice_snr"].to_numpy())
+    (even, even_taken), (odd, odd_taken) = halves
+    turns, common = half_set_turns(even, odd)
+    snr = table["lattice_snr"].to_numpy()
+    half_set = noise_model_deg(turns, snr)
+    if model is None:
+        sigma = HALF_SET_SHARE * half_set
+    else:
+        outermost = visible_reflections(lattice_nm, voxel_nm)["g_per_nm"].max()
+        noise = NOISE_DEG / (outermost * window_nm * np.sqrt(np.where(snr > 0, snr, np.nan)))
+        part = part_left(turns, even_taken - odd_taken, noise)
+        replica_turn = noise_model_deg(2 * np.asarray(replica_turn_deg, float)[:, None], snr)
+        sigma = np.hypot(noise, LEFT_SCALE * part**LEFT_POWER * replica_turn)
     frame = pd.DataFrame(turns, columns=["turn_x_deg", "turn_y_deg", "turn_z_deg"])
+    frame.insert(0, "half_set_deg", half_set)
     frame.insert(0, "sigma_deg", np.where(table["qw"].notna(), sigma, np.nan))
     return frame, common
+
+
+def part_left(turns_deg: np.ndarray, taken_deg: np.ndarray, noise_deg: np.ndarray) -> float:
+    """How much of the turns that replicas make in half sets is left when they are subtracted.
+
+    Parameters
+    ----------
+    turns_deg
+        (N, 3) turns between the halves without replicas, degrees.
+    taken_deg
+        (N, 3) by how much more they differed with them, degrees.
+    noise_deg
+        (N,) error that noise makes with all tilts; halves differ by twice as much.
+
+    Returns
+    -------
+    Ratio of the root mean squares, by medians, noise taken off; at most 1.
+    """
+
+    def middle(vectors: np.ndarray) -> float:
+        return float(np.nanmedian(np.sum(vectors**2, axis=1)))
+
+    left = middle(turns_deg) - 0.789 * float(np.nanmedian(4 * noise_deg**2))  # the median of chi^2 over its mean
+    return float(np.sqrt(np.clip(left / middle(taken_deg - np.nanmedian(taken_deg, axis=0)), 0, 1)))
 
 
 def summary(table: pd.DataFrame, errors: pd.DataFrame, common_deg: np.ndarray) -> dict[str, Any]:
@@ -170,8 +216,9 @@ def summary(table: pd.DataFrame, errors: pd.DataFrame, common_deg: np.ndarray) -
     about = np.full(3, np.nan)
     if {"turn_x_deg", "turn_y_deg", "turn_z_deg"} <= set(errors.columns):
         turns = errors[["turn_x_deg", "turn_y_deg", "turn_z_deg"]]
-        # The median of |x| is 0.6745 standard deviations of x; halves differ by twice the error.
-        about = (HALF_SET_SHARE * turns.abs().median() / 0.6745 / 2).to_numpy()
+        # which axis is worse the halves say, by how much σ does
+        about = turns.abs().median().to_numpy()
+        about = about / np.linalg.norm(about) * found["sigma_deg"]
     found["sigma_xyz_deg"] = about.tolist()
     found["common_deg"] = np.asarray(common_deg, float).tolist()
     for name in ("a_nm", "b_nm", "c_nm"):

@@ -6,6 +6,8 @@ known reflections only, which takes a quarter of the time of all of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from mesotomo_utils import lattice
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.mapping import lattice_signal
 from mesotomo_utils.mapping.dot_table import QUATERNION
+from mesotomo_utils.mapping.lattice_signal import LocalTransform
 from mesotomo_utils.mapping.orientation_search import LARGEST_STRAIN, climb, prepare_shells, visible_reflections
 from mesotomo_utils.mapping.replicas import Replicas
 from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, keeping_chunks
@@ -39,7 +42,7 @@ def follow_dots(
     workers: int | None = None,
     dask: str | None = None,
     progress: str | None = None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Orientations of dots in one tomogram from those in another.
 
     Parameters
@@ -51,8 +54,10 @@ def follow_dots(
 
     Returns
     -------
-    (N, 3, 3) rotations; NaN where the table has none, where nothing is in the volume, and where the lattice would have
-    to be strained by more than :data:`orientation_search.LARGEST_STRAIN`.
+    rotations
+        (N, 3, 3); NaN where the table has none and where nothing is in the volume.
+    taken_deg
+        (N, 3) turns, lab rotation vectors, that the replicas had made before they were subtracted; zero without.
     """
     volume = keeping_chunks(volume)
     centres = np.asarray(centres_nm, float)
@@ -77,26 +82,40 @@ def follow_dots(
     some = np.flatnonzero(known)[:: max(1, known.sum() // _MOST_FOR_NOISE)]
     noise = np.median(map_items(noise_of, some, workers=workers, dask=dask), axis=0) if len(some) else None
 
-    def one(row: int) -> np.ndarray:
-        cube = cut_cube(volume, voxel_nm, centres[row], window.n)
-        if not known[row] or not cube.any():
-            return np.full((3, 3), np.nan)
-        if coarse is not None:
-            other = cut_cube(replicas.values, replicas.voxel_nm, centres[row], coarse.n)
-            grids = (replicas.values.shape, replicas.voxel_nm), (volume.shape, voxel_nm)
-            away = np.subtract(*(cube_middle_nm(*grid, centres[row]) for grid in grids))
-        matrix = start[[row]]
+    def settled(first: np.ndarray, near: Callable[[np.ndarray], LocalTransform]) -> np.ndarray:
+        matrix = first[None]
         for _ in range(_ROUNDS):
             g = crystal @ matrix[0].T
-            near = lattice_signal.local_transform(window, cube, g)
-            if coarse is not None:
-                # sums over voxels: larger ones count for more
-                taken = lattice_signal.local_transform(coarse, other, g, middle_nm=away)
-                near = near.less(taken, (replicas.voxel_nm / voxel_nm) ** 3)
             weights = 1 / shells.noise_at_reflections(noise, matrix)
-            matrix, _ = climb(near.read_power, matrix, crystal=crystal, weights=weights, window_nm=window_nm)
+            read = near(g).read_power
+            matrix, _ = climb(read, matrix, crystal=crystal, weights=weights, window_nm=window_nm)
             if np.linalg.norm(crystal @ matrix[0].T - g, axis=1).max() * window_nm < _NEAR:
                 break
-        return matrix[0] / np.cbrt(np.linalg.det(matrix[0]))
+        return matrix[0]
 
-    return np.array(map_items(one, range(len(centres)), workers=workers, dask=dask, progress=progress))
+    def one(row: int) -> tuple[np.ndarray, np.ndarray]:
+        cube = cut_cube(volume, voxel_nm, centres[row], window.n)
+        if not known[row] or not cube.any():
+            return np.full((3, 3), np.nan), np.full((3, 3), np.nan)
+        as_seen = settled(start[row], partial(lattice_signal.local_transform, window, cube))
+        if coarse is None:
+            return as_seen, as_seen
+        other = cut_cube(replicas.values, replicas.voxel_nm, centres[row], coarse.n)
+        grids = (replicas.values.shape, replicas.voxel_nm), (volume.shape, voxel_nm)
+        away = np.subtract(*(cube_middle_nm(*grid, centres[row]) for grid in grids))
+
+        def without_replicas(g: np.ndarray) -> LocalTransform:
+            taken = lattice_signal.local_transform(coarse, other, g, middle_nm=away)
+            # sums over voxels: larger ones count for more
+            return lattice_signal.local_transform(window, cube, g).less(taken, (replicas.voxel_nm / voxel_nm) ** 3)
+
+        return settled(start[row], without_replicas), as_seen
+
+    found = map_items(one, range(len(centres)), workers=workers, dask=dask, progress=progress)
+    matrices = np.array(found).reshape(-1, 2, 3, 3)
+    there = np.isfinite(matrices).all(axis=(1, 2, 3))
+    matrices[there] /= np.cbrt(np.linalg.det(matrices[there]))[..., None, None]
+    taken = np.full((len(matrices), 3), np.nan)
+    R, as_seen = matrices[there, 0], matrices[there, 1]
+    taken[there] = np.rad2deg(lattice.rotation_vectors(as_seen @ np.swapaxes(R, 1, 2)))
+    return matrices[:, 0], taken
