@@ -9,8 +9,8 @@ the orientations, for `orientation_errors.LEFT_SCALE` and `LEFT_POWER`. A Gaussi
 
 Orientations: the two constants were chosen on `paper`, `small`, `tiny` and two twins of other cells and steps (1 and
 1.5 degrees; 0.87 to 0.92 on these), and judged on one of another seed at a quarter of the dose (1.02). With tilts of
-70 degrees at most σ is too small (1.3). Centres: measured at 400 electrons in the brightest pixels and tilts in steps of
-1 to 1.8 degrees. Where noise outweighs the streaks of the missing tilts the shares must rise towards 1, and σ is too
+70 degrees at most σ is too small (1.3). Centres: measured at 400 electrons in the brightest pixels and tilts in steps
+of 1 to 1.8 degrees. Where noise outweighs the streaks of the missing tilts the shares must rise towards 1, and σ is too
 small by up to a factor of two.
 """
 

@@ -23,7 +23,7 @@ from mesotomo_utils.mapping.replicas import Replicas
 from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, keeping_chunks
 
 # Dots whose noise is read: its law is common to all, and only its course from spot to spot matters.
-_MOST_FOR_NOISE = 40
+_MOST_FOR_NOISE = 12
 # Sums are taken anew where a spot has moved by more than this part of a Fourier voxel: within it the power that they
 # give is right to 0.2 % and its slope to 3 %.
 _NEAR = 0.25
