@@ -286,7 +286,10 @@ def test_sums_near_a_reflection_stand_for_the_transform(clean: np.ndarray):
 def test_known_orientations_are_followed_into_another_tomogram(clean: np.ndarray, oriented: pd.DataFrame):
     tables = pd.concat([oriented, oriented], ignore_index=True)
     tables.loc[1, QUATERNION] = np.nan
-    far = lattice.axis_angle([0.2, 1.0, -0.4], np.deg2rad(1.5)) @ TURN  # three fifths of a Fourier voxel
+    far = lattice.axis_angle([0.2, 1.0, -0.4], np.deg2rad(1.5)) @ TURN  # two thirds of a Fourier voxel
+    too_far = lattice.axis_angle([0.2, 1.0, -0.4], np.deg2rad(3.0)) @ TURN
+    lost, _ = orientation_follow.follow_dots(dot(too_far), VOXEL_NM, HERE, oriented, **SETTINGS)
+    assert np.isnan(lost).all()
     for R in (TURN, far):
         R_found, taken = orientation_follow.follow_dots(dot(R), VOXEL_NM, np.zeros((2, 3)), tables, **SETTINGS)
         again = orientation.orient_dots(dot(R), VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)

@@ -139,8 +139,7 @@ def orient_dots(
         (3, 3) superlattice vectors A, B, C as columns; the equivalent nearest to them is taken
         (:func:`lattice.nearest_equivalent`). None: nearest to x, y, z.
     start
-        (N, 3, 3) rotations to refine, for half sets; rows of NaN are left NaN. None: every
-        orientation is tried.
+        (N, 3, 3) rotations to refine; rows of NaN are left NaN. None: every orientation is tried.
     replicas
         What other dots' lattices leave here for want of tilts, to be subtracted
         (:func:`replicas.find_replicas`).

@@ -28,6 +28,8 @@ _MOST_FOR_NOISE = 12
 # give is right to 0.2 % and its slope to 3 %.
 _NEAR = 0.25
 _ROUNDS = 5
+# Farther than this many Fourier voxels away it is not the same spot: what little is there of a cut dot was lost.
+_FAR = 1.0
 
 
 def follow_dots(
@@ -55,7 +57,8 @@ def follow_dots(
     Returns
     -------
     rotations
-        (N, 3, 3); NaN where the table has none and where nothing is in the volume.
+        (N, 3, 3); NaN where the table has none, where nothing is in the volume, and where the nearest lattice lies more
+        than a Fourier voxel away.
     taken_deg
         (N, 3) turns, lab rotation vectors, that the replicas had made before they were subtracted; zero without.
     """
@@ -91,7 +94,8 @@ def follow_dots(
             matrix, _ = climb(read, matrix, crystal=crystal, weights=weights, window_nm=window_nm)
             if np.linalg.norm(crystal @ matrix[0].T - g, axis=1).max() * window_nm < _NEAR:
                 break
-        return matrix[0]
+        lost = np.linalg.norm(crystal @ (matrix[0] - first).T, axis=1).max() * window_nm > _FAR
+        return np.full((3, 3), np.nan) if lost else matrix[0]
 
     def one(row: int) -> tuple[np.ndarray, np.ndarray]:
         cube = cut_cube(volume, voxel_nm, centres[row], window.n)
