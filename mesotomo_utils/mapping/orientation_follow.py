@@ -94,8 +94,7 @@ def follow_dots(
             matrix, _ = climb(read, matrix, crystal=crystal, weights=weights, window_nm=window_nm)
             if np.linalg.norm(crystal @ matrix[0].T - g, axis=1).max() * window_nm < _NEAR:
                 break
-        lost = np.linalg.norm(crystal @ (matrix[0] - first).T, axis=1).max() * window_nm > _FAR
-        return np.full((3, 3), np.nan) if lost else matrix[0]
+        return matrix[0]
 
     def one(row: int) -> tuple[np.ndarray, np.ndarray]:
         cube = cut_cube(volume, voxel_nm, centres[row], window.n)
@@ -117,6 +116,8 @@ def follow_dots(
 
     found = map_items(one, range(len(centres)), workers=workers, dask=dask, progress=progress)
     matrices = np.array(found).reshape(-1, 2, 3, 3)
+    moved = np.linalg.norm((matrices[:, 0] - start) @ crystal.T, axis=1).max(axis=1)
+    matrices[~(moved * window_nm < _FAR)] = np.nan
     there = np.isfinite(matrices).all(axis=(1, 2, 3))
     matrices[there] /= np.cbrt(np.linalg.det(matrices[there]))[..., None, None]
     taken = np.full((len(matrices), 3), np.nan)
