@@ -149,6 +149,8 @@ def rotation_angle_deg(R: np.ndarray) -> np.ndarray:
 def rotation_vectors(R: np.ndarray) -> np.ndarray:
     """Rotation vectors (axis times angle in radians), (..., 3), of (..., 3, 3) matrices."""
     R = _matrices(R)
+    if R.size == 0:  # old SciPy (1.15) refuses none
+        return np.zeros(R.shape[:-1])
     return Rotation.from_matrix(R.reshape(-1, 3, 3)).as_rotvec().reshape(R.shape[:-1])
 
 
