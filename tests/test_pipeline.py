@@ -325,8 +325,47 @@ with open(PIDS, "a") as stream:
         bench.run(force=True, first="02")  # 05 was to follow: its kernel waits
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     if children.exists():  # Linux
-        commands = [Path(f"/proc/{pid}/cmdline") for pid in children.read_text().split()]
-        assert not [c for c in commands if c.exists() and b"ipykernel" in c.read_bytes()]
+        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children.read_text().split()]
+        assert not [c for c in commands if b"ipykernel" in c or b"kernel_nursery" in c]
+
+
+def test_kernels_end_with_their_runner(tmp_path: Path) -> None:
+    """Those that were forked ahead too, however it ends; and each is a process of its own."""
+    runner = """
+import sys, time
+from mesotomo_utils.workflow.kernels import Kernels
+with Kernels(sys.argv[1]) as kernels:
+    first = kernels.take(last=False)
+    second = kernels.take(last=True)
+    print(first.provisioner.pid, second.provisioner.pid, flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", runner, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(set(pids)) == 2
+    assert all(_runs(pid) for pid in pids)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30  # kernels look for their parent every second
+    while any(_runs(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a kernel outlives its runner"
+        time.sleep(0.2)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_kernel_that_dies_is_told_from_an_error(bench: Bench) -> None:
+    file = bench.notebook("02_centres")
+    file.write_text(file.read_text() + "\n# %%\nimport os\nos._exit(3)\n")
+    with pytest.raises(pipeline.StepFailed, match="its kernel died"):
+        bench.run(first="02", last="02")
 
 
 def test_a_page_that_a_killed_run_did_not_write_is_written_by_the_next(bench: Bench) -> None:

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from mesotomo_utils.workflow import files, results
+from mesotomo_utils.visualization import figures
+from mesotomo_utils.workflow import files, report, results
 from mesotomo_utils.workflow.gallery import copy_gallery
 from mesotomo_utils.workflow.summary import results_table
 
@@ -188,7 +191,6 @@ def test_a_picture_is_saved_as_png_and_csv(tmp_path: Path) -> None:
 
 
 def test_a_film_is_saved_beside_the_figures_and_embedded_in_the_report(tmp_path: Path) -> None:
-    from mesotomo_utils.workflow import report
 
     frames = np.random.default_rng(0).integers(0, 255, (3, 16, 16), np.uint8)
     for suffix in (".gif", ".mp4"):  # the second run has FFmpeg: the GIF of the first goes
@@ -209,6 +211,21 @@ def test_a_film_is_saved_beside_the_figures_and_embedded_in_the_report(tmp_path:
     assert "Films" not in report.html_page("a", [], {}, [])
     with pytest.raises(ValueError, match="neither suffix nor folder"):
         results.save_film(write, frames, tmp_path, "a.mp4", pd.DataFrame())
+
+
+def test_pictures_stand_upright_in_the_pdf(tmp_path: Path) -> None:
+    picture = np.zeros((60, 60, 3), np.uint8)
+    picture[:20] = 255  # white above, black below
+    Image.fromarray(picture).save(tmp_path / "one.png")
+    figures.use_style()
+    page = report.figure_page([tmp_path / "one.png"])
+    page.canvas.draw()
+    pixels = np.asarray(page.canvas.buffer_rgba())[:, :, 0]
+    box = page.axes[0].get_window_extent()
+    column = pixels[::-1][int(box.y0) + 2 : int(box.y1) - 2, int((box.x0 + box.x1) / 2)]  # upwards
+    assert (column[: len(column) // 2] == 0).all()
+    assert (column[-len(column) // 4 :] == 255).all()
+    plt.close(page)
 
 
 def test_the_summary_shows_value_sigma_paper_and_truth(tmp_path: Path) -> None:

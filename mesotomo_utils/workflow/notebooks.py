@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import os
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-KERNEL = "python3"
-IMPORTED_AHEAD = ("numpy", "pandas", "matplotlib.pyplot", "seaborn", "scipy.ndimage", "scipy.spatial")
-"""What nearly every notebook imports: a waiting kernel has it ready."""
+from mesotomo_utils.workflow.kernels import KERNEL, Kernels
+
+SAVED_EVERY_S = 10.0
+"""How old the file of a running notebook may be."""
 
 
 class NotebookError(ValueError):
@@ -29,9 +32,27 @@ def find_notebooks(folder: str | Path) -> dict[str, Path]:
 
 def read_notebook(file: str | Path) -> Any:
     """Read a notebook in jupytext's py:percent as a notebook node."""
-    import jupytext
+    with _without_iri_grammar():
+        import jupytext
 
     return jupytext.read(Path(file), fmt="py:percent")
+
+
+@contextmanager
+def _without_iri_grammar() -> Iterator[None]:
+    """Let jsonschema be imported without its check of IRIs, which no notebook needs.
+
+    Its grammar is built at import and takes three quarters of the time of ``import nbformat``.
+    """
+    hidden = "rfc3987_syntax"
+    hide = hidden not in sys.modules and "jsonschema" not in sys.modules
+    if hide:
+        sys.modules[hidden] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules[hidden]
 
 
 def declared_parameters(file: str | Path) -> dict[str, Any]:
@@ -76,63 +97,6 @@ def declared_parameters(file: str | Path) -> dict[str, Any]:
     return found
 
 
-class Kernels:
-    """Kernels for one notebook after another, each started while the notebook before it runs.
-
-    A kernel takes two seconds to start and to import the libraries that every notebook uses; a
-    notebook leaves a core idle for longer than that. No name is left in its namespace.
-
-    Parameters
-    ----------
-    cwd
-        Working directory of the kernels.
-
-    Examples
-    --------
-    ::
-
-        with Kernels(root) as kernels:
-            execute(first, "first.ipynb", {}, kernels=kernels)
-            execute(second, "second.ipynb", {}, kernels=kernels, last=True)
-    """
-
-    def __init__(self, cwd: Path) -> None:
-        self.cwd = cwd
-        self._waiting: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._waiting is not None:
-            asyncio.run(self._waiting.shutdown_kernel(now=True))
-
-    def take(self, *, last: bool) -> Any:
-        """A kernel for a notebook; unless it is the last one, another is started for the next."""
-        kernel = self._waiting or self._start()
-        self._waiting = None if last else self._start()
-        return kernel
-
-    def _start(self) -> Any:
-        from jupyter_client.manager import AsyncKernelManager
-
-        # a notebook draws inline, whatever backend the shell has chosen
-        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-        os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-        # the kernel of this environment, not one of the same name in the home folder
-        os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
-        kernel = AsyncKernelManager(kernel_name=KERNEL)
-        arguments = [
-            "--IPKernelApp.log_level=40",
-            "--HistoryManager.hist_file=:memory:",
-            # figures are laid out to their edges: cropping them would draw each once more
-            "--InlineBackend.print_figure_kwargs={'bbox_inches': None}",
-            f"--IPKernelApp.exec_lines={[f'__import__({name!r});' for name in IMPORTED_AHEAD]}",
-        ]
-        asyncio.run(kernel.start_kernel(extra_arguments=arguments, cwd=str(self.cwd)))
-        return kernel
-
-
 def _register_engine() -> str:
     """Papermill's own engine, but for a kernel that is there already; it ends with the notebook."""
     from papermill.clientwrap import PapermillNotebookClient
@@ -141,11 +105,25 @@ def _register_engine() -> str:
     class KernelThere(NBClientEngine):
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, kernel: Any, **_: Any) -> Any:
+            _save_seldom(nb_man)
             options = {"km": kernel, "kernel_name": kernel_name, "timeout": None, "shutdown_kernel": "immediate"}
             return PapermillNotebookClient(nb_man, **options).execute(cleanup_kc=True)
 
     papermill_engines.register("kernel_there", KernelThere)
     return "kernel_there"
+
+
+def _save_seldom(nb_man: Any) -> None:
+    """Keep papermill from writing the whole notebook before and after every cell; it writes it at the end anyway."""
+    save, saved = nb_man.save, time.monotonic()
+
+    def save_if_old(**changed: Any) -> None:
+        nonlocal saved
+        if time.monotonic() - saved >= SAVED_EVERY_S or nb_man.end_time is not None:
+            save(**changed)
+            saved = time.monotonic()
+
+    nb_man.save = save_if_old
 
 
 def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, kernels: Kernels, last: bool = False) -> None:

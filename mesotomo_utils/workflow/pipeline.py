@@ -23,6 +23,7 @@ from typing import Any
 
 from mesotomo_utils.workflow import notebooks, results
 from mesotomo_utils.workflow.files import remove
+from mesotomo_utils.workflow.kernels import Kernels
 from mesotomo_utils.workflow.parameters import BadInput, given_parameters
 from mesotomo_utils.workflow.resume import Hashes, code_hashes, input_hashes, why_again
 from mesotomo_utils.workflow.sample import Sample, load_sample, repository_root, steps_of
@@ -227,7 +228,7 @@ def execute(run: Run, *, force: bool = False, say: Callable[[str], None] = print
     except OSError as error:
         raise BadInput(f"{run.run_dir}: cannot be written ({error.strerror}); choose another --out") from None
     # an executed notebook becomes a page while the next one runs
-    with _alone(run.run_dir), ThreadPoolExecutor(1) as pages, notebooks.Kernels(run.root) as kernels:
+    with _alone(run.run_dir), ThreadPoolExecutor(1) as pages, Kernels(run.root) as kernels:
         for pattern in (".tmp-*", "*/.tmp-*", ".*.partial-*"):
             for left in run.run_dir.glob(pattern):
                 remove(left)  # by a run that was killed
@@ -258,7 +259,7 @@ def _one(
     hashes: Hashes,
     say: Callable[[str], None],
     pages: ThreadPoolExecutor,
-    kernels: notebooks.Kernels,
+    kernels: Kernels,
 ) -> None:
     """Run one step, unless it is current."""
     entries, notebook = run.manifest["steps"], run.files[step.stem]

@@ -10,13 +10,19 @@ import html
 import json
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mesotomo_utils.workflow import results
 from mesotomo_utils.workflow.steps import STEMS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FIGURES_A_PAGE = 6  # of the PDF
 
 VERDICTS = {
     "supports": "✓ supports",
@@ -290,7 +296,7 @@ def html_page(
 
 
 def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.DataFrame, figures: Sequence[Path]) -> Path:
-    """The same as PDF: pages of results, then the figures, six a page.
+    """The same as PDF: pages of results, then the figures.
 
     Parameters
     ----------
@@ -305,12 +311,11 @@ def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.Data
     """
     import matplotlib.pyplot as plt
     from matplotlib.backends.backend_pdf import PdfPages
-    from PIL import Image
 
     path = Path(path)
     temporary = results.scratch(path.parent, path.name)
     # no date in the file: two runs give the same report; pages are laid out by hand
-    plain = plt.rc_context({"figure.constrained_layout.use": False})
+    plain = plt.rc_context({"figure.constrained_layout.use": False, "pdf.fonttype": 3})
     with plain, PdfPages(temporary, metadata={"CreationDate": None, "ModDate": None}) as pdf:
         lines = _table_lines(table)
         rows_a_page = 60
@@ -323,20 +328,41 @@ def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.Data
             page.text(0.04, 0.87, text, fontsize=6, family="monospace", va="top", linespacing=1.3)
             pdf.savefig(page)
             plt.close(page)
-        for first in range(0, len(figures), 6):
-            page = plt.figure(figsize=(11.7, 8.3))
-            for place, picture in enumerate(figures[first : first + 6]):
-                left, bottom = 0.02 + 0.325 * (place % 3), 0.5 - 0.48 * (place // 3)
-                ax = page.add_axes((left, bottom, 0.31, 0.43), xticks=[], yticks=[], frame_on=False)
-                with Image.open(picture) as image:
-                    # as many pixels as the page shows; the full figure lies beside the report
-                    image = image.convert("RGB")
-                    image.thumbnail((720, 720), reducing_gap=2.0)
-                    ax.imshow(image)
-                page.text(left + 0.155, bottom + 0.44, picture.stem, fontsize=8, ha="center")
+        for first in range(0, len(figures), _FIGURES_A_PAGE):
+            page = figure_page(figures[first : first + _FIGURES_A_PAGE])
             pdf.savefig(page, dpi=200)
             plt.close(page)
     return results.publish(temporary, path)
+
+
+def figure_page(figures: Sequence[Path]) -> Figure:
+    """A page with up to six pictures under their names.
+
+    Parameters
+    ----------
+    figures
+        PNG files.
+    """
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    def shrink(picture: Path) -> Image.Image:
+        """As many pixels as the page shows; the full figure lies beside the report."""
+        with Image.open(picture) as image:
+            image = image.convert("RGB")
+            image.thumbnail((720, 720), reducing_gap=2.0)
+            return image
+
+    page = plt.figure(figsize=(11.7, 8.3), layout="none")
+    with ThreadPoolExecutor() as readers:
+        images = list(readers.map(shrink, figures))
+    for place, (picture, image) in enumerate(zip(figures, images, strict=True)):
+        left, bottom = 0.02 + 0.325 * (place % 3), 0.5 - 0.48 * (place // 3)
+        ax = page.add_axes((left, bottom, 0.31, 0.43), xticks=[], yticks=[], frame_on=False)
+        ax.imshow(image, origin="upper", interpolation="none")
+        ax.set_anchor("N")  # below its name
+        page.text(left + 0.155, bottom + 0.44, picture.stem, fontsize=8, ha="center")
+    return page
 
 
 def _table_lines(table: pd.DataFrame, longest: int = 48) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +46,20 @@ class Hashes:
         key, state = str(target.resolve()), seen.hexdigest()
         if self._known.get(key, [None])[0] != state:
             content = hashlib.sha256()
-            for name, file in zip(names, files, strict=True):
-                with file.open("rb") as stream:
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                content.update(f"{name} {digest}\n".encode())
+            with ThreadPoolExecutor(os.cpu_count()) as readers:
+                for name, digest in zip(names, readers.map(_digest, files), strict=True):
+                    content.update(f"{name} {digest}\n".encode())
             self._known[key] = [state, content.hexdigest()]
         return self._known[key][1]
 
     def save(self) -> None:
         """Keep the hashes for the next run."""
         write_text(self._store, json.dumps(self._known, indent=0))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def input_hashes(
