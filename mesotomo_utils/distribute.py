@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
+from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from mesotomo_utils.backend import cpu_count
@@ -84,7 +87,7 @@ def each_item(
     elif workers <= 1 or len(items) <= 1:
         yield from tqdm(map(function, items), **bar)
     else:
-        with ThreadPoolExecutor(max_workers=workers) as pool:
+        with _one_blas_thread_each(), ThreadPoolExecutor(max_workers=workers) as pool:
             yield from tqdm(_in_order(lambda item: pool.submit(function, item), items, len(items)), **bar)
 
 
@@ -128,6 +131,37 @@ def connect(address: str) -> Iterator[Any]:
                 f"the Dask scheduler at {address!r} has no worker; start `dask worker {address}` on each machine"
             ) from error
         yield client
+
+
+@cache
+def _libraries(with_scipy: bool) -> ThreadpoolController:
+    """The BLAS of NumPy, and SciPy's own once that is loaded; looking for them takes milliseconds."""
+    return ThreadpoolController()
+
+
+_blas_lock = threading.Lock()
+_blas_users = 0
+_blas_limit: Any = None
+
+
+@contextmanager
+def _one_blas_thread_each() -> Iterator[None]:
+    """Keep BLAS from dividing each small product among all cores, where each core has an item of its own.
+
+    The limit is the process's: the first who needs it sets it, the last one lifts it.
+    """
+    global _blas_users, _blas_limit
+    with _blas_lock:
+        _blas_users += 1
+        if _blas_users == 1:
+            _blas_limit = _libraries("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas")
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            if _blas_users == 0:
+                _blas_limit.restore_original_limits()
 
 
 def _in_order(submit: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:

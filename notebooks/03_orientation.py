@@ -214,7 +214,7 @@ if removable:
     angles_deg = tomogram.attributes["series"]["angles_deg"]
     whole = ~centres["at_edge"].to_numpy(bool)
     model = replicas.model_lattices(tomogram.data, voxel_nm, xyz, before, whole=whole, dask=dask, **settings)
-    to_remove = replicas.find_replicas(model, angles_deg, dask=dask, progress="replicas")
+    [to_remove] = replicas.find_replicas(model, [angles_deg], dask=dask, progress="replicas")
 
 # %%
 if removable:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from mesotomo_utils.lattice import axis_angle, cell_matrix, rigid_motion
@@ -153,6 +154,25 @@ def test_coarsening_keeps_the_centre_and_removes_the_lattice():
     at = sampling.to_nm(np.array([mass]), coarse.shape, 0.23)[0]
     truth = sampling.to_nm(np.array([[25, 18, 13]]), blob.shape, 0.1)[0]
     np.testing.assert_allclose(at, truth, atol=0.01)
+
+
+def test_what_is_shared_out_among_threads_is_that_of_one_piece(monkeypatch: pytest.MonkeyPatch):
+    """Slabs of the low-pass, lines of the spline filter, and maxima found by their nearest neighbours first."""
+    rng = np.random.default_rng(4)
+    values = ndimage.gaussian_filter(rng.normal(size=(40, 41, 42)), 1.2).astype(np.float32)
+    sampler = sampling.Sampler(values, 0.25, pad=3)
+    whole = ndimage.spline_filter(np.pad(values, 3, mode="edge"), order=3, output=np.float32)
+    assert np.allclose(sampler._coefficients, whole, atol=1e-6)
+
+    coarse = sampling.coarsen(values, 0.1, step_nm=0.23, sigma_nm=0.2)
+    monkeypatch.setattr(sampling, "_SLAB_VALUES", 7 * 41 * 42)
+    assert np.allclose(sampling.coarsen(values, 0.1, step_nm=0.23, sigma_nm=0.2), coarse, atol=1e-6)
+
+    lowest = 0.3 * values.max()
+    top = (values == ndimage.maximum_filter(values, size=5, mode="constant")) & (values > lowest)
+    inner = np.argwhere(top[1:-1, 1:-1, 1:-1]) + 1
+    assert len(inner) > 10
+    assert np.array_equal(template._maxima(values, lowest), inner)
 
 
 def test_patches_equal_points():

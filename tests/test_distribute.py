@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from mesotomo_utils import distribute
 from mesotomo_utils.tomography import reconstruction
@@ -50,6 +51,22 @@ def close(found, wanted) -> bool:
 
 
 # ------------------------------------------------------------------ items
+
+
+def test_blas_keeps_to_one_thread_while_items_have_a_core_each():
+    def limits() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    def inner(_):
+        distribute.map_items(lambda _: None, range(2), workers=2)  # its end does not lift the limit of the outer
+        return limits()
+
+    with threadpool_limits(2, user_api="blas"):
+        assert all(found == {1} for found in distribute.map_items(inner, range(3), workers=2))
+        assert limits() == {2}
+        with pytest.raises(ZeroDivisionError):
+            distribute.map_items(lambda item: 1 / item, [1, 0], workers=2)
+        assert limits() == {2}
 
 
 def test_threads_keep_the_order_and_raise_the_first_failure():

@@ -143,9 +143,9 @@ def half_set_sigmas(
     if model is not None and (angles_deg is None or replica_turn_deg is None):
         raise ValueError("model needs angles_deg of both halves and replica_turn_deg of each dot beside it")
     options: dict[str, Any] = {"workers": workers, "dask": dask}
+    removed = (None, None) if model is None else find_replicas(model, angles_deg, **options)
     halves = []
-    for half, name, angles in zip((half_even, half_odd), ("even", "odd"), angles_deg or (None, None), strict=True):
-        replicas = None if model is None else find_replicas(model, angles, **options)
+    for half, name, replicas in zip((half_even, half_odd), ("even", "odd"), removed, strict=True):
         text = None if progress is None else f"{progress}, {name} tilts"
         settings = {"lattice_nm": lattice_nm, "window_nm": window_nm, "replicas": replicas, "progress": text}
         halves.append(follow_dots(half, voxel_nm, centres_nm, table, **settings, **options))

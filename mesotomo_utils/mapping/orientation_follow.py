@@ -85,34 +85,36 @@ def follow_dots(
     some = np.flatnonzero(known)[:: max(1, known.sum() // _MOST_FOR_NOISE)]
     noise = np.median(map_items(noise_of, some, workers=workers, dask=dask), axis=0) if len(some) else None
 
-    def settled(first: np.ndarray, near: Callable[[np.ndarray], LocalTransform]) -> np.ndarray:
+    def settled(first: np.ndarray, near: Callable[[np.ndarray], LocalTransform], here: LocalTransform) -> np.ndarray:
         matrix = first[None]
         for _ in range(_ROUNDS):
-            g = crystal @ matrix[0].T
             weights = 1 / shells.noise_at_reflections(noise, matrix)
-            read = near(g).read_power
-            matrix, _ = climb(read, matrix, crystal=crystal, weights=weights, window_nm=window_nm)
-            if np.linalg.norm(crystal @ matrix[0].T - g, axis=1).max() * window_nm < _NEAR:
+            matrix, _ = climb(here.read_power, matrix, crystal=crystal, weights=weights, window_nm=window_nm)
+            g = crystal @ matrix[0].T
+            if np.linalg.norm(g - here.g_per_nm, axis=1).max() * window_nm < _NEAR:
                 break
+            here = near(g)
         return matrix[0]
 
     def one(row: int) -> tuple[np.ndarray, np.ndarray]:
         cube = cut_cube(volume, voxel_nm, centres[row], window.n)
         if not known[row] or not cube.any():
             return np.full((3, 3), np.nan), np.full((3, 3), np.nan)
-        as_seen = settled(start[row], partial(lattice_signal.local_transform, window, cube))
+        near = partial(lattice_signal.local_transform, window, cube)
+        here = near(crystal @ start[row].T)
+        as_seen = settled(start[row], near, here)
         if coarse is None:
             return as_seen, as_seen
         other = cut_cube(replicas.values, replicas.voxel_nm, centres[row], coarse.n)
         grids = (replicas.values.shape, replicas.voxel_nm), (volume.shape, voxel_nm)
         away = np.subtract(*(cube_middle_nm(*grid, centres[row]) for grid in grids))
 
-        def without_replicas(g: np.ndarray) -> LocalTransform:
-            taken = lattice_signal.local_transform(coarse, other, g, middle_nm=away)
+        def less_replicas(seen: LocalTransform) -> LocalTransform:
+            taken = lattice_signal.local_transform(coarse, other, seen.g_per_nm, middle_nm=away)
             # sums over voxels: larger ones count for more
-            return lattice_signal.local_transform(window, cube, g).less(taken, (replicas.voxel_nm / voxel_nm) ** 3)
+            return seen.less(taken, (replicas.voxel_nm / voxel_nm) ** 3)
 
-        return settled(start[row], without_replicas), as_seen
+        return settled(start[row], lambda g: less_replicas(near(g)), less_replicas(here)), as_seen
 
     found = map_items(one, range(len(centres)), workers=workers, dask=dask, progress=progress)
     matrices = np.array(found).reshape(-1, 2, 3, 3)

@@ -13,6 +13,7 @@ beyond what was drawn is subtracted from the tomogram.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -215,12 +216,12 @@ def model_lattices(
 
 def find_replicas(
     model: LatticeModel,
-    angles_deg: np.ndarray,
+    angles_deg: Sequence[np.ndarray],
     *,
     workers: int | None = None,
     dask: str | None = None,
     progress: str | None = None,
-) -> Replicas:
+) -> list[Replicas]:
     """Project the lattices of a model, reconstruct them, and take off what was put in.
 
     Parameters
@@ -228,26 +229,28 @@ def find_replicas(
     model
         From :func:`model_lattices`.
     angles_deg
-        (T,) angles of the tilts that the tomogram was reconstructed from, degrees.
+        For each tomogram, (T,) angles of the tilts that it was reconstructed from, degrees: of one, or of both half
+        sets, which share drawing and projecting.
     workers, dask, progress
         See :func:`distribute.map_items`.
 
     Returns
     -------
-    The replicas, in memory: 1.2 GB for a tomogram of 800 x 992 x 992 voxels of 0.07 nm.
+    The replicas in each tomogram, in memory: 1.2 GB for one of 800 x 992 x 992 voxels of 0.07 nm.
     """
     n_z, n_u = model.shape[0], model.shape[2]
-    values = np.empty((n_z, n_u, n_u), np.float32)
+    values = [np.empty((n_z, n_u, n_u), np.float32) for _ in angles_deg]
 
-    def beyond_drawn(first: int) -> np.ndarray:
+    def beyond_drawn(first: int) -> list[np.ndarray]:
         drawn, again = _seen_again(model, angles_deg, first, min(first + _ROWS, n_z))
-        return again - drawn
+        return [np.subtract(slices, drawn, out=slices) for slices in again]
 
     starts = range(0, n_z, _ROWS)
     slabs = each_item(beyond_drawn, starts, workers=workers, dask=dask, progress=progress)
     for first, slab in zip(starts, slabs, strict=True):
-        values[first : first + _ROWS] = slab
-    return Replicas(values, model.voxel_nm)
+        for whole, slices in zip(values, slab, strict=True):
+            whole[first : first + _ROWS] = slices
+    return [Replicas(whole, model.voxel_nm) for whole in values]
 
 
 def fringes_of_one(model: LatticeModel, dot: int, angles_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -274,18 +277,25 @@ def fringes_of_one(model: LatticeModel, dot: int, angles_deg: np.ndarray) -> tup
         amplitudes=model.amplitudes[[dot]],
     )
     middle = int(np.rint(one.middles_nm[0, 2] / model.voxel_nm + (model.shape[0] - 1) / 2))
-    pair = _seen_again(one, angles_deg, middle, middle + 1)
+    drawn, (again,) = _seen_again(one, [angles_deg], middle, middle + 1)
     blur = _ENVELOPE_NM / model.voxel_nm
-    strength = [np.sqrt(ndimage.gaussian_filter(slices[0] ** 2, blur)) for slices in pair]
+    strength = [np.sqrt(ndimage.gaussian_filter(slices[0] ** 2, blur)) for slices in (drawn, again)]
     return strength[0] / strength[0].max(), strength[1] / strength[0].max()
 
 
-def _seen_again(model: LatticeModel, angles_deg: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """Slices of the lattices as drawn, and as filtered back-projection gives them back."""
+def _seen_again(
+    model: LatticeModel, angles_deg: Sequence[np.ndarray], first: int, last: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Slices of the lattices as drawn, and as filtered back-projection of each set of tilts gives them back."""
     drawn = draw_lattices(model, first, last)
     # a projector belongs to one thread; made anew for a slab it costs a hundredth of its work
-    projector = Projector(angles_deg, model.shape[2], device="cpu", threads=1)
-    return drawn, projector.fbp(projector.forward(drawn))
+    images = Projector(np.concatenate(angles_deg), model.shape[2], device="cpu", threads=1).forward(drawn)
+    again, seen = [], 0
+    for angles in angles_deg:
+        back = Projector(angles, model.shape[2], device="cpu", threads=1)
+        again.append(back.fbp(images[seen : seen + len(angles)]))
+        seen += len(angles)
+    return drawn, again
 
 
 def draw_lattices(model: LatticeModel, first: int, last: int) -> np.ndarray:

@@ -7,8 +7,13 @@ volume, which is the same point in the tomogram and in its copy.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from scipy import ndimage
+
+from mesotomo_utils.backend import cpu_count
+from mesotomo_utils.distribute import each_item, map_items
 
 #: A Gaussian is cut off where it has fallen to 3e-4 of its height.
 _CUT_SIGMAS = 4.0
@@ -61,7 +66,8 @@ def coarsen(volume, voxel_nm: float, *, step_nm: float, sigma_nm: float) -> np.n
     rows = max(1, int(_SLAB_VALUES // (shape[1] * shape[2])))
     if hasattr(volume, "chunks"):
         rows = -(-rows // volume.chunks[0]) * volume.chunks[0]  # no chunk is read twice
-    for first in range(0, shape[0], rows):
+
+    def filtered(first: int) -> tuple[slice, np.ndarray]:
         last = min(first + rows, shape[0])
         slab = np.ascontiguousarray(volume[first:last], dtype=np.float32)
         along_x = np.empty((last - first, shape[1], sizes[2]), np.float32)
@@ -71,9 +77,12 @@ def coarsen(volume, voxel_nm: float, *, step_nm: float, sigma_nm: float) -> np.n
         for start, stop, low, high, weights in y_bands:
             np.matmul(weights, along_x[:, low:high], out=along_y[:, start:stop])
         touched = np.flatnonzero(z_matrix[:, first:last].any(axis=1))
-        if touched.size:
-            part = slice(touched[0], touched[-1] + 1)
-            out[part] += np.tensordot(z_matrix[part, first:last], along_y, axes=1)
+        part = slice(touched[0], touched[-1] + 1) if touched.size else slice(0, 0)
+        return part, np.tensordot(z_matrix[part, first:last], along_y, axes=1)
+
+    # two at a time: one is read while another is filtered
+    for part, values in each_item(filtered, range(0, shape[0], rows), workers=min(2, cpu_count())):
+        out[part] += values
     return out
 
 
@@ -126,7 +135,7 @@ class Sampler:
         self.step_nm = float(step_nm)
         self._pad = int(pad)
         padded = np.pad(np.asarray(volume, np.float32), self._pad, mode="edge")
-        self._coefficients = ndimage.spline_filter(padded, order=3, output=np.float32)
+        self._coefficients = _spline_coefficients(padded)
 
     def patches(self, xyz_nm, half: int) -> np.ndarray:
         """(N, 2 half + 1, ..., ...) float32 values on the grid of steps centred on each point."""
@@ -154,6 +163,18 @@ class Sampler:
         return ndimage.map_coordinates(
             self._coefficients, index.T, order=3, prefilter=False, mode="nearest"
         )
+
+
+def _spline_coefficients(values: np.ndarray) -> np.ndarray:
+    """As ``ndimage.spline_filter``, spread over threads."""
+
+    def along(axis: int, part: np.ndarray) -> None:
+        part[...] = ndimage.spline_filter1d(part, order=3, axis=axis, output=np.float32)
+
+    for axis in range(3):
+        parts = np.array_split(values, cpu_count(), axis=1 if axis == 0 else 0)
+        map_items(partial(along, axis), parts)
+    return values
 
 
 def _cubic_weights(t: np.ndarray) -> np.ndarray:

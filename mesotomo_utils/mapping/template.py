@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from skimage.filters import threshold_otsu
 
 from mesotomo_utils.backend import cpu_count
+from mesotomo_utils.distribute import map_items
 from mesotomo_utils.mapping.sampling import Sampler, coarsen, offsets_nm, to_nm
 
 #: Width of the low-pass and edge of the voxels, in dot diameters: 0.2 and 0.25 nm for 5 nm.
@@ -31,6 +32,8 @@ OPENING_DIAMETERS = 0.33
 SAME_DOT_DIAMETERS = 0.65
 #: Voxels that are transformed at a time, without what overlaps: 0.4 GB of transforms.
 _SLAB_VOXELS = 50_000_000
+#: Dots whose boxes are averaged at a time.
+_PATCHES = 32
 #: Where the image is flatter than this variance, in contrasts squared, noise would get a score.
 FLAT = 0.05
 #: A pick below this fraction of the median score is no dot.
@@ -228,9 +231,8 @@ def _ball(image: BodyImage) -> Template:
 
 def peaks(scores: np.ndarray, image: BodyImage, lowest: float) -> tuple[np.ndarray, np.ndarray]:
     """Maxima of the correlation, best first, none nearer to a better one than a dot allows."""
-    top = (scores == ndimage.maximum_filter(scores, size=5, mode="constant")) & (scores > lowest)
-    index = np.argwhere(top)
-    score = scores[top]
+    index = _maxima(scores, lowest)
+    score = scores[tuple(index.T)]
     order = np.argsort(-score, kind="stable")
     index, score = index[order], score[order]
     xyz = to_nm(index + _parabola(scores, index), scores.shape, image.step_nm)
@@ -242,6 +244,20 @@ def peaks(scores: np.ndarray, image: BodyImage, lowest: float) -> tuple[np.ndarr
             if keep[n]:
                 keep[[o for o in others if o > n]] = False
     return xyz[keep], score[keep]
+
+
+def _maxima(scores: np.ndarray, lowest: float) -> np.ndarray:
+    """(N, 3) voxels above `lowest` (0 or more) that none of the 124 around them exceeds."""
+    inner = (slice(1, -1),) * 3
+    top = scores[inner] > lowest
+    for axis in range(3):  # most fail by a neighbour: the rest is few
+        for start in (0, 2):
+            beside = (*inner[:axis], slice(start, scores.shape[axis] - 2 + start), *inner[axis + 1 :])
+            top &= scores[inner] >= scores[beside]
+    index = np.argwhere(top) + 1
+    around = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    near = np.clip(index + around, 0, np.asarray(scores.shape) - 1)
+    return index[scores[tuple(index.T)] >= scores[tuple(near.transpose(2, 0, 1))].max(axis=0)]
 
 
 def _parabola(scores: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -304,8 +320,9 @@ def likely_dots(score: np.ndarray) -> np.ndarray:
 
 def mean_dot(image: BodyImage, xyz_nm: np.ndarray) -> Template:
     """Mean of the dots at (N, 3) centres, averaged with its inversion, and its masks."""
-    patches = image.sampler.patches(xyz_nm, image.half_box)
-    mean = patches.mean(axis=0)
+    read = image.sampler.patches
+    parts = np.array_split(np.asarray(xyz_nm, float), max(1, -(-len(xyz_nm) // _PATCHES)))
+    mean = np.sum(map_items(lambda part: read(part, image.half_box).sum(axis=0), parts), axis=0) / len(xyz_nm)
     mean = (mean + mean[::-1, ::-1, ::-1]) / 2
     radius = np.linalg.norm(offsets_nm(image.half_box, image.step_nm), axis=-1)
     centre = mean[tuple(slice(n // 2 - 2, n // 2 + 3) for n in mean.shape)].mean()
