@@ -3,7 +3,7 @@
 Each twin goes through the notebooks themselves, cell by cell and without their pictures, from its tables to
 ``results.json``. The truth of a sample is what the same notebooks find in its tables without errors of measurement;
 the truth of the generator is the mean of that over samples. An interval is meant for the second: another sample from
-the same process would give another value. So it holds the first more often. Half an hour on two cores.
+the same process would give another value. So it holds the first more often. Forty minutes on two cores.
 
     python benchmarks/interval_coverage.py [TWINS] [--record]
 
@@ -68,6 +68,7 @@ def run_notebooks(seed: int, dots: int, run_dir: Path, *, exact: bool = False) -
             names = {"display": lambda *_: None}
             for cell in read_notebook(notebooks[step]).cells:
                 tags = cell.metadata.get("tags", ())
+                # in 04 what draws and exports speaks of the scene, what measures does not
                 if cell.cell_type == "code" and "scene" not in cell.source and "solution" not in tags:
                     exec(compile(cell.source, f"{step}, {cell.source[:40]!r}", "exec"), names)
                 if "parameters" in tags:

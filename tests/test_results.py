@@ -191,7 +191,6 @@ def test_a_picture_is_saved_as_png_and_csv(tmp_path: Path) -> None:
 
 
 def test_a_film_is_saved_beside_the_figures_and_embedded_in_the_report(tmp_path: Path) -> None:
-
     frames = np.random.default_rng(0).integers(0, 255, (3, 16, 16), np.uint8)
     for suffix in (".gif", ".mp4"):  # the second run has FFmpeg: the GIF of the first goes
 

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from mesotomo_utils.workflow.kernel_nursery import IMPORTED
+
 KERNEL = "python3"
 
 
@@ -18,7 +20,7 @@ class Kernels:
     """Kernels for one notebook after another, each started while the notebook before it runs.
 
     On Linux they are forked from a process that has the libraries imported (:mod:`.kernel_nursery`);
-    elsewhere they are started the usual way, for the system's libraries may not outlive a fork.
+    elsewhere, where the system's libraries may not outlive a fork, each imports them while it waits.
 
     Parameters
     ----------
@@ -63,16 +65,18 @@ class Kernels:
         # the kernel of this environment, not one of the same name in the home folder
         os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
         kernel = AsyncKernelManager(kernel_name=KERNEL)
-        if sys.platform == "linux":
-            if self._nursery is None:
-                self._nursery = _Nursery(self.cwd)
-            kernel.provisioner = self._nursery.provisioner(kernel)
         arguments = [
             "--IPKernelApp.log_level=40",
             "--HistoryManager.hist_file=:memory:",
             # figures are laid out to their edges: cropping them would draw each once more
             "--InlineBackend.print_figure_kwargs={'bbox_inches': None}",
         ]
+        if sys.platform == "linux":
+            if self._nursery is None:
+                self._nursery = _Nursery(self.cwd)
+            kernel.provisioner = self._nursery.provisioner(kernel)
+        else:
+            arguments.append(f"--IPKernelApp.exec_lines={[f'__import__({name!r});' for name in IMPORTED]}")
         asyncio.run(kernel.start_kernel(extra_arguments=arguments, cwd=str(self.cwd)))
         return kernel
 

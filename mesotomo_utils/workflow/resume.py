@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,7 +45,7 @@ class Hashes:
         key, state = str(target.resolve()), seen.hexdigest()
         if self._known.get(key, [None])[0] != state:
             content = hashlib.sha256()
-            with ThreadPoolExecutor(os.cpu_count()) as readers:
+            with ThreadPoolExecutor() as readers:
                 for name, digest in zip(names, readers.map(_digest, files), strict=True):
                     content.update(f"{name} {digest}\n".encode())
             self._known[key] = [state, content.hexdigest()]
