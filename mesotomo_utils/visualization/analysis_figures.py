@@ -231,13 +231,18 @@ def neighbours(pairs: pd.DataFrame, layers: pd.DataFrame, axes_table: pd.DataFra
     numbers = sorted(set(layers["layer"]))
     colours = figures.layer_colours(len(numbers))
     low[2].scatter(layers["theta_deg"], layers["entropy"], c=colours, s=16, zorder=3)
-    # The name of the top layer stands below its point: bottom and top layer are often much alike.
-    for row in layers.itertuples():
-        above = row.layer != max(numbers)
+    # A name stands where it is pushed to by the other points: layers are often much alike.
+    points = layers[["theta_deg", "entropy"]].to_numpy()
+    span = np.ptp(points, axis=0)
+    apart = (points[:, None] - points) / np.where(span > 0, span, 1)
+    push = (apart / np.maximum(np.linalg.norm(apart, axis=2, keepdims=True), 1e-3) ** 3).sum(axis=1)
+    strength = np.linalg.norm(push, axis=1, keepdims=True)
+    offsets_pt = 8 * np.where(strength > 0, push / np.maximum(strength, 1e-9), [0, 1])
+    for layer, point, offset in zip(layers["layer"], points, offsets_pt, strict=True):
         low[2].annotate(
-            f"C{row.layer}", (row.theta_deg, row.entropy), xytext=(0, 4 if above else -4),
-            textcoords="offset points", ha="center", va="bottom" if above else "top", fontsize=6,
-        )  # fmt: skip
+            f"C{layer}", point, xytext=offset, textcoords="offset points", ha="center", va="center", fontsize=6
+        )
+    low[2].margins(0.12)
     low[2].set(xlabel="Mean θ in the layer (°)", ylabel="Entropy S (nat)")
     figures.panel_labels(axes)
     return fig

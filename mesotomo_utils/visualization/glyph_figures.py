@@ -236,6 +236,8 @@ def overlay_figure(
     The figure and the renderer that drew it.
     """
     with_image = any(view.image is not None for view in views)
+    # a section may end within its panel: marks in white need dark ground there too
+    gray = plt.get_cmap("gray").with_extremes(bad="0.1")
     # Without a tomogram the views stand side by side; with one, each has a row of two panels.
     rows, columns = (len(views), 2) if with_image else (1, len(views))
     aspect = max((v.extent_nm[3] - v.extent_nm[2]) / (v.extent_nm[1] - v.extent_nm[0]) for v in views)
@@ -243,14 +245,14 @@ def overlay_figure(
     fig = plt.figure(figsize=(figures.DOUBLE_COLUMN, height), layout="constrained")
     top, bottom = fig.subfigures(2, 1, height_ratios=[height - 0.6, 0.6])
     axes = top.subplots(rows, columns, squeeze=False)
-    name = ""
+    name, bar_nm = "", None  # one length of the bar for all
     for row, view in enumerate(views):
         panels = axes[row] if with_image else [axes[0, row]]
         for ax in panels:
             if view.image is not None:
                 low, high = np.nanpercentile(view.image, (1.0, 99.8))
                 ax.imshow(
-                    view.image, origin="lower", extent=view.extent_nm, cmap="gray", vmin=low, vmax=high,
+                    view.image, origin="lower", extent=view.extent_nm, cmap=gray, vmin=low, vmax=high,
                     interpolation="antialiased",
                 )  # fmt: skip
             left, right, low, high = view.extent_nm
@@ -263,10 +265,8 @@ def overlay_figure(
         _paste(panels[-1], picture, alpha=1.0 if view.image is None else 0.92)
         figures.corner_text(panels[0], view.label, box=view.image is not None)
         light = "black" if view.image is None else "white"
-        # A section may end within its panel: on paper, white marks need a dark outline.
-        outline = None if view.image is None else "black"
-        figures.scale_bar(panels[0], colour=light, location="lower right", outline=outline)
-        _arrows(panels[-1], view, light, outline)
+        bar_nm = figures.scale_bar(panels[0], bar_nm, colour=light, location="lower right")
+        _arrows(panels[-1], view, light)
         for text, height in view.marks.items():
             place = panels[-1].get_yaxis_transform()
             panels[-1].text(1.02, height, text, transform=place, ha="left", va="center", fontsize=6.5)
@@ -405,17 +405,11 @@ def _paste(ax: Axes, picture: glyphs.Picture, *, alpha: float = 1.0) -> None:
     figures.bare(ax)
 
 
-def _arrow(
-    ax: Axes, start: np.ndarray, end: np.ndarray, letter: str, colour: str, outline: str | None = None
-) -> None:
-    effects = [] if outline is None else figures.outlined(outline)
+def _arrow(ax: Axes, start: np.ndarray, end: np.ndarray, letter: str, colour: str) -> None:
     style = {"arrowstyle": "-|>", "color": colour, "lw": 1.0, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
-    ax.annotate("", end, start, zorder=7, arrowprops=style | {"path_effects": effects})
+    ax.annotate("", end, start, zorder=7, arrowprops=style)
     beyond = end + 0.22 * (end - start)
-    ax.text(
-        *beyond, letter, color=colour, ha="center", va="center", fontsize=7, fontweight="bold", zorder=7,
-        path_effects=effects,
-    )  # fmt: skip
+    ax.text(*beyond, letter, color=colour, ha="center", va="center", fontsize=7, fontweight="bold", zorder=7)
 
 
 def _triad(ax: Axes, scene: GlyphScene, view: np.ndarray, extent: tuple, height_nm: float) -> None:
@@ -428,11 +422,11 @@ def _triad(ax: Axes, scene: GlyphScene, view: np.ndarray, extent: tuple, height_
         _arrow(ax, start, end, letter, figures.DIRECTION_COLOURS[letter])
 
 
-def _arrows(ax: Axes, view: SectionView, colour: str, outline: str | None = None) -> None:
+def _arrows(ax: Axes, view: SectionView, colour: str) -> None:
     """Directions of two superlattice vectors at the lower left of a panel."""
     left, right, bottom, top = view.extent_nm
     length = 0.11 * min(right - left, top - bottom)
     start = np.array([left + 0.5 * length, bottom + 0.5 * length])
     for letter, vector in view.arrows.items():
         end = start + length * glyphs.project(vector / np.linalg.norm(vector), view.frame)
-        _arrow(ax, start, end, letter, colour, outline)
+        _arrow(ax, start, end, letter, colour)
