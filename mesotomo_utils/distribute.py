@@ -84,11 +84,13 @@ def each_item(
             ahead = _AHEAD * sum(client.nthreads().values())
             results = _in_order(lambda item: client.submit(_apply, carried, item, pure=False), items, ahead)
             yield from tqdm(results, **bar)
-    elif workers <= 1 or len(items) <= 1:
-        yield from tqdm(map(function, items), **bar)
     else:
-        with _one_blas_thread_each(), ThreadPoolExecutor(max_workers=workers) as pool:
-            yield from tqdm(_in_order(lambda item: pool.submit(function, item), items, len(items)), **bar)
+        with _one_blas_thread_each():
+            if workers <= 1 or len(items) <= 1:
+                yield from tqdm(map(function, items), **bar)
+                return
+            with ThreadPoolExecutor(max_workers=workers) as pool:
+                yield from tqdm(_in_order(lambda item: pool.submit(function, item), items, len(items)), **bar)
 
 
 @contextmanager
@@ -148,7 +150,9 @@ _blas_limit: Any = None
 def _one_blas_thread_each() -> Iterator[None]:
     """Keep BLAS from dividing each small product among all cores, where each core has an item of its own.
 
-    The limit is the process's: the first who needs it sets it, the last one lifts it.
+    A single thread is held to it as well: how BLAS divides a product shows in the last digit of the result, which
+    should not depend on the number of workers. The limit is the process's: the first who needs it sets it, the last one
+    lifts it.
     """
     global _blas_users, _blas_limit
     with _blas_lock:
