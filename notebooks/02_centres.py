@@ -161,10 +161,12 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # mean of two halves has half the standard deviation of their difference, pooled over all dots: one dot's
 # difference says little about that dot.
 #
-# Two corrections follow, both measured on twins (`benchmarks/calibrate_errors.py`). Half as many tilts leave streaks
-# from dot to dot that the other half cancels: only half of that standard deviation is an error of the whole. And what
-# both halves share cancels in their difference: small for whole dots, but a cut dot's centre rests on the mean
-# size of the others, and its σ is nearly all of this kind.
+# Three corrections follow, all measured on twins (`benchmarks/calibrate_errors.py`). Half as many tilts leave streaks
+# from dot to dot that the other half cancels: four tenths of that standard deviation are an error of the whole. Noise
+# does not cancel so: what it leaves in a centre is added, in proportion to its strength around the dots. And what both
+# halves share does not show in their difference: little for whole dots, but a cut dot's centre rests on the mean
+# size of the others, and its σ is nearly all of this kind. Of a missing wedge of tilts the halves know nothing either:
+# with ±70° of tilt σ is too small by a factor of ten.
 
 # %%
 halves, differences = (), pd.DataFrame(columns=["dx_nm", "dy_nm", "dz_nm"], dtype=float)

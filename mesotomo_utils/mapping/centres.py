@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from mesotomo_utils import lattice
 from mesotomo_utils.distribute import map_items
-from mesotomo_utils.mapping.sampling import coarsen, offsets_nm
+from mesotomo_utils.mapping.sampling import coarsen, offsets_nm, to_index
 from mesotomo_utils.mapping.template import (
     SAME_DOT_DIAMETERS,
     BodyImage,
@@ -48,11 +48,14 @@ RESTART_DIAMETERS = (0.05, 0.02, 0.02, 0.02, 0.02)
 RESTART_GAIN_DIAMETERS = 0.004
 #: A first, coarse fit starts from the pick and from six points this far from it.
 START_DIAMETERS = 0.13
-#: What of a half-set error stays when all tilts are there. Half as many tilts leave streaks from dot to dot that the
-#: other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the two below.
-HALF_SET_SHARE = 0.5
+#: What of a half-set error stays when all tilts are there, noise aside. Half as many tilts leave streaks from dot to
+#: dot that the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the three below.
+HALF_SET_SHARE = 0.38
+#: Error that the noise of the tomogram leaves, which no other half cancels: along x, y, z, in dot diameters for noise
+#: as strong as the contrast of the dots.
+NOISE_DIAMETERS = (0.026, 0.026, 0.015)
 #: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
-SHARED_DIAMETERS = 0.0005
+SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
 #: Of a cut dot, the part farther out than this from its centre is left out of the fit.
 OUTER_DIAMETERS = 0.2
@@ -430,9 +433,11 @@ def half_set_sigmas(
     -----
     Noise model: along each axis one standard deviation for whole dots and one for recentred dots,
     pooled over all of them by the median absolute difference; the mean of two halves has half the
-    standard deviation of their difference, of which :data:`HALF_SET_SHARE` is an error of the whole. What both
-    halves share (the size of a cut dot, a neighbour that pulls) does not show in the difference; it is added as
-    measured on twins.
+    standard deviation of their difference, of which :data:`HALF_SET_SHARE` is an error of the whole: that holds for
+    streaks of missing tilts. What the noise of the whole leaves is added (:data:`NOISE_DIAMETERS`), its strength read
+    off the difference of the halves around the dots (:func:`noise_contrast`). What both halves share (the size of a
+    cut dot, a neighbour that pulls, a wedge of missing tilts) does not show in the difference; but for the wedge it is
+    added as measured on twins.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
@@ -451,9 +456,34 @@ def half_set_sigmas(
         pool = difference[group] if group.sum() >= 10 else difference
         if group.any() and len(pool) >= 3:
             sigma[group] = HALF_SET_SHARE * 1.4826 * np.median(np.abs(pool), axis=0) / 2
-    shared = np.where(cut[:, None], RECENTRED_DIAMETERS, SHARED_DIAMETERS) * even.diameter_nm
+    of_noise = noise_contrast(even, odd, start) * np.array(NOISE_DIAMETERS)
+    shared = np.where(cut[:, None], RECENTRED_DIAMETERS, np.hypot(SHARED_DIAMETERS, of_noise)) * even.diameter_nm
     sigma = np.hypot(sigma, shared)
     return (
         pd.DataFrame(sigma, columns=["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]),
         pd.DataFrame(difference, columns=["dx_nm", "dy_nm", "dz_nm"]),
     )
+
+
+def noise_contrast(even: BodyImage, odd: BodyImage, xyz_nm) -> float:
+    """Noise of the tomogram of all tilts around the dots, in units of their contrast.
+
+    Parameters
+    ----------
+    even, odd
+        The tomograms of bodies of the two halves of the tilts.
+    xyz_nm
+        (N, 3) centres of dots, nm.
+
+    Returns
+    -------
+    1.48 times the median absolute second difference along z of half the difference of the halves, in a cube around
+    each dot. Along the tilt axis neighbouring voxels differ by noise alone: streaks run across it.
+    """
+    difference = (even.values - odd.values) / 2
+    near = np.zeros(difference.shape, bool)
+    half = even.half_box * 4 // 5
+    for z, y, x in np.rint(to_index(xyz_nm, difference.shape, even.step_nm)).astype(int):
+        near[max(z - half, 0) : z + half + 1, max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1] = True
+    bend = np.diff(difference, n=2, axis=0)[near[1:-1]]
+    return float(1.4826 * np.median(np.abs(bend)))
