@@ -44,7 +44,7 @@ figures.use_style()
 # %% tags=["parameters"]
 sample = "runs/small/input/sample.yaml"  # the sample file of the run
 run_dir = "runs/small"  # the run folder
-device = "auto"  # the dots are small: threads on the CPU do them
+device = "auto"  # auto, cpu or cuda
 window_nm = None  # diameter of the window; None: 1.3 times the nominal dot
 false_accepts = 0.01  # chance that a dot without a lattice is accepted
 seed = 3  # of the noise of the known case
@@ -88,6 +88,7 @@ print(reason or f"a = {lattice_nm} nm, voxels of {voxel_nm:.4f} nm, window of {w
 # %%
 xyz = centres[["x_nm", "y_nm", "z_nm"]].to_numpy()
 settings = {"lattice_nm": lattice_nm, "window_nm": window, "superlattice": V}
+at = {"device": device, "dask": dask}
 middle = int(np.argmin(np.linalg.norm(xyz - np.median(xyz, axis=0), axis=1)))
 if possible:
     R, spots, planes, extent = lattice_spots.inspect_dot(
@@ -161,7 +162,7 @@ if possible:
     some = np.arange(len(xyz)) % max(1, len(xyz) // 150) == 0  # the control costs a search of its own
     table = orientation.orient_dots(
         tomogram.data, voxel_nm, xyz, control=some, strain=not removable, false_accepts=false_accepts,
-        progress="orientations", dask=dask, **settings,
+        progress="orientations", **at, **settings,
     )
 else:
     table = orientation.without_lattice(len(xyz))
@@ -214,14 +215,14 @@ if removable:
     angles_deg = tomogram.attributes["series"]["angles_deg"]
     whole = ~centres["at_edge"].to_numpy(bool)
     model = replicas.model_lattices(tomogram.data, voxel_nm, xyz, before, whole=whole, dask=dask, **settings)
-    [to_remove] = replicas.find_replicas(model, [angles_deg], dask=dask, progress="replicas")
+    [to_remove] = replicas.find_replicas(model, [angles_deg], progress="replicas", **at)
 
 # %%
 if removable:
     R_before = lattice.from_quaternions(before[orientation.QUATERNION].to_numpy())
     table = orientation.orient_dots(
         tomogram.data, voxel_nm, xyz, start=R_before, replicas=to_remove, false_accepts=false_accepts,
-        progress="orientations without replicas", dask=dask, **settings,
+        progress="orientations without replicas", **at, **settings,
     )
     table["control_snr"] = before["control_snr"]
     R_after = lattice.from_quaternions(table[orientation.QUATERNION].to_numpy())
@@ -264,7 +265,7 @@ if visible and all(results.exists(run_dir, name) for name in halves):
     half_angles_deg = [half.attributes["series"]["angles_deg"] for half in (even, odd)] if removable else None
     errors, common_deg = orientation_errors.half_set_sigmas(
         even.data, odd.data, voxel_nm, xyz, table, model=model, angles_deg=half_angles_deg, replica_turn_deg=turn_deg,
-        lattice_nm=lattice_nm, window_nm=window, progress="half sets", dask=dask,
+        lattice_nm=lattice_nm, window_nm=window, progress="half sets", **at,
     )
 errors.describe().T.round(4)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
+import cupy_on_cpu
 import pytest
 
 from mesotomo_utils import backend
@@ -38,3 +41,27 @@ def write_sample(tmp_path: Path) -> Callable[..., Path]:
         return file
 
     return write
+
+
+@pytest.fixture(params=["gridding", "cufinufft"])
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """CuPy on the CPU in place of CuPy, with cufinufft and without."""
+    if request.param == "gridding" and cupy_on_cpu.COMPILER is None:
+        pytest.skip("no C compiler (cc) is installed")
+    for name, module in cupy_on_cpu.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    library = SimpleNamespace(Plan=cupy_on_cpu.CufinufftPlan) if request.param == "cufinufft" else None
+    monkeypatch.setitem(sys.modules, "cufinufft", library)
+    cupy = sys.modules["cupy"]
+    cupy.state.transforms = request.param
+    return cupy
+
+
+@pytest.fixture(params=["gridding", "cufinufft"])
+def real_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """CuPy itself, with cufinufft and without."""
+    if request.param == "cufinufft":
+        pytest.importorskip("cufinufft", reason="cufinufft cannot be loaded", exc_type=ImportError)
+    else:
+        monkeypatch.setitem(sys.modules, "cufinufft", None)
+    return pytest.importorskip("cupy")

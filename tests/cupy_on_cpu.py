@@ -1,4 +1,4 @@
-"""As much of CuPy as the projector uses, on the CPU, for tests on machines without a GPU.
+"""As much of CuPy as projector and mapping use, on the CPU, for tests on machines without a GPU.
 
 Arrays are numpy's under another name that, like CuPy's, refuse to meet a plain numpy array. ``RawKernel`` has the C
 compiler build the very source a GPU would get, and runs its threads one after the other. It shows that indices,
@@ -47,8 +47,11 @@ class DeviceArray(np.ndarray):
     def __array_function__(self, function, types, args, options):
         return _wrap(function)(*args, **options)
 
+    def __getitem__(self, key):
+        return super().__getitem__(_host(key))
+
     def __setitem__(self, key, value):
-        super().__setitem__(key, _host(value))
+        super().__setitem__(_host(key), _host(value))
 
     @property
     def real(self):
@@ -61,6 +64,10 @@ class DeviceArray(np.ndarray):
     @property
     def imag(self):
         return self.view(np.ndarray).imag.view(DeviceArray)
+
+    @imag.setter
+    def imag(self, value):
+        self.view(np.ndarray).imag = _host(value)
 
 
 class OutOfMemoryError(MemoryError):
@@ -171,7 +178,7 @@ def modules() -> dict[str, ModuleType]:
         ),
     )
     transforms = ModuleType("cupyx.scipy.fft")
-    for name in ("fft", "ifft", "fft2", "ifft2"):
+    for name in ("fft", "ifft", "rfft", "fft2", "ifft2"):
         setattr(transforms, name, _transform(getattr(scipy.fft, name)))
     found = {"cupy": cupy, "cupyx.scipy.fft": transforms}
     return {**found, **{name: ModuleType(name) for name in ("cupyx", "cupyx.scipy")}}

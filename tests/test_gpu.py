@@ -4,10 +4,6 @@ Without a GPU the same code runs on CuPy-on-the-CPU (:mod:`cupy_on_cpu`), which 
 tests marked ``gpu`` need a real one.
 """
 
-import sys
-from types import SimpleNamespace
-
-import cupy_on_cpu
 import numpy as np
 import pytest
 
@@ -22,20 +18,6 @@ from mesotomo_utils.tomography.tomogram import open_tomogram
 
 ANGLES = np.arange(-90, 90, 4.0)
 AGREEMENT = 1e-4
-
-
-@pytest.fixture(params=["gridding", "cufinufft"])
-def gpu(request, monkeypatch):
-    """CuPy on the CPU in place of CuPy, with cufinufft and without."""
-    if request.param == "gridding" and cupy_on_cpu.COMPILER is None:
-        pytest.skip("no C compiler (cc) is installed")
-    for name, module in cupy_on_cpu.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    library = SimpleNamespace(Plan=cupy_on_cpu.CufinufftPlan) if request.param == "cufinufft" else None
-    monkeypatch.setitem(sys.modules, "cufinufft", library)
-    cupy = sys.modules["cupy"]
-    cupy.state.transforms = request.param
-    return cupy
 
 
 def phantom(n_z: int, n: int) -> np.ndarray:
@@ -179,16 +161,6 @@ def test_other_errors_are_not_taken_for_want_of_memory(gpu, series, monkeypatch)
     assert backend.is_memory_short(RuntimeError("Error creating plan."))
 
 
-@pytest.fixture(params=["gridding", "cufinufft"])
-def real_gpu(request, monkeypatch):
-    """CuPy itself, with cufinufft and without."""
-    if request.param == "cufinufft":
-        pytest.importorskip("cufinufft", reason="cufinufft cannot be loaded", exc_type=ImportError)
-    else:
-        monkeypatch.setitem(sys.modules, "cufinufft", None)
-    return pytest.importorskip("cupy")
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_the_kernels_on_a_gpu_do_what_the_matrix_does(dtype):
@@ -217,8 +189,9 @@ def test_a_gpu_reconstructs_paper_size_as_the_cpu_does(real_gpu, method, iterati
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("method", ["fbp", "sirt", "cgls"])
-def test_a_gpu_with_little_memory_gives_the_same_voxels(real_gpu, method):
+# which voxels conjugate gradients hold at zero can turn on the last digit, and does from the third iteration on
+@pytest.mark.parametrize(("method", "bound"), [("fbp", 1e-6), ("sirt", 1e-6), ("cgls", 3e-5)])
+def test_a_gpu_with_little_memory_gives_the_same_voxels(real_gpu, method, bound):
     series = series_of(phantom(128, 256), np.arange(-90.0, 90.0, 2.0))
     whole = reconstruct(series, method=method, iterations=4, device="cuda")
     pool = real_gpu.get_default_memory_pool()
@@ -228,7 +201,7 @@ def test_a_gpu_with_little_memory_gives_the_same_voxels(real_gpu, method):
         parts = reconstruct(series, method=method, iterations=4, device="cuda")
     finally:
         pool.set_limit(size=0)
-    assert error(parts, whole) < 1e-5
+    assert error(parts, whole) < bound
 
 
 @pytest.mark.gpu

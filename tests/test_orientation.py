@@ -268,18 +268,18 @@ def test_sums_near_a_reflection_stand_for_the_transform(clean: np.ndarray):
     g = hkl / A_NM @ TURN.T + np.random.default_rng(0).normal(scale=0.08, size=hkl.shape)
     spectrum = lattice_signal.transform(window, cube)
     middle = np.array([0.04, -0.03, 0.02])
-    near = lattice_signal.local_transform(window, cube, g, middle_nm=middle)
+    near = lattice_signal.local_transform(window, cube[None], g[None], middles_nm=middle[None])
     # a tenth of a Fourier voxel away, in any direction
     away = np.random.default_rng(1).normal(size=g.shape)
     away *= 0.1 / window.window_nm / np.linalg.norm(away, axis=1, keepdims=True)
     for step, errors in ((0 * away, (5e-4, 1e-3, 2e-3)), (away, (2e-3, 2e-2, 0.1))):
         exact = lattice_signal.read_power(window, spectrum, g + step)
-        for found, true, error in zip(near.read_power(g + step), exact, errors, strict=True):
+        for found, true, error in zip(near.read_power((g + step)[None], [0]), exact, errors, strict=True):
             assert np.abs(found - true).max() < error * np.abs(true).max()
     # phases count from the point asked for, and one cube can be taken off another
     moved = lattice_signal.fourier_sums(window, cube, g) * np.exp(-2j * np.pi * g @ middle)
     assert np.abs(near.value - moved).max() < 1e-4 * np.abs(moved).max()
-    nothing = near.less(near, 1.0).read_power(g)
+    nothing = near.less(near, 1.0).read_power(g[None], [0])
     assert max(np.abs(part).max() for part in nothing) == 0
 
 

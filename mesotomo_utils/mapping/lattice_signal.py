@@ -6,14 +6,19 @@ divided by the transform of a narrow Gaussian beforehand, so that a sum of the n
 points with that Gaussian gives the transform itself, and the Gaussian's derivatives give its
 gradient and its curvature (a non-uniform Fourier transform of type 2). Spots can then be followed
 below one Fourier voxel, at the price of one transform a dot.
+
+Several dots are transformed and read together, on the GPU where their cubes lie there. What is read comes back as
+numpy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft
+
+from mesotomo_utils.backend import fft_module, get_array_module, to_device, to_numpy
 
 # Grid points per Fourier voxel of the window, and the neighbours a direction that a reading takes.
 # With a Gaussian of one grid step the power near a spot is right to 1e-4 of the spot and its
@@ -64,6 +69,11 @@ class DotWindow:
     def grid_shape(self) -> tuple[int, int, int]:
         """Shape of the transform, [kz, ky, kx]."""
         return (2 * self.k_max + 1, 2 * self.k_max + 1, self.k_max + 1 + _REACH)
+
+    def on(self, device: str) -> DotWindow:
+        """The same window for cubes on a device."""
+        arrays = {name: to_device(getattr(self, name), device) for name in ("weights", "window", "_phase")}
+        return replace(self, **arrays)
 
 
 def prepare_window(
@@ -136,41 +146,49 @@ def coarsest_voxel_nm(window: DotWindow, g_max_per_nm: float) -> float:
     return period_nm / min(box, window._box)
 
 
-def transform(window: DotWindow, cube: np.ndarray) -> np.ndarray:
-    """Fourier transform of a windowed cube on the grid of the window.
+def transform(window: DotWindow, cubes: np.ndarray) -> np.ndarray:
+    """Fourier transforms of windowed cubes on the grid of the window.
 
     Parameters
     ----------
     window
-        From :func:`prepare_window`.
-    cube
-        (n, n, n) densities [z, y, x].
+        From :func:`prepare_window`, on the device of the cubes.
+    cubes
+        (..., n, n, n) densities [z, y, x].
 
     Returns
     -------
-    complex64 [kz, ky, kx] of ``window.grid_shape``: the sum over voxels of (rho - mean) weights
+    complex64 (..., kz, ky, kx) of ``window.grid_shape``: the sum over voxels of (rho - mean) weights
     exp(-2 pi i k.r), r from the middle of the cube. Along each axis only the frequencies up to the
     last reflection are kept, which halves the work. SciPy's transform stays in its thread, so that
     dots can be spread over threads.
     """
     box, k_max = window._box, window.k_max
-    density = _less_mean(window, cube) * window.weights
+    xp = get_array_module(cubes)
+    if xp is np and cubes.ndim > 3:
+        # one after the other: what one needs at a time fits into a core's cache
+        return np.stack([transform(window, cube) for cube in cubes])
+    transforms = fft_module(xp)
+    density = _less_mean(window, cubes) * window.weights
     k = np.arange(-k_max, k_max + 1) % box
     kx = np.arange(-_REACH, k_max + 1) % box
     # The density is real: what a real transform leaves out is the conjugate of what it gives.
     left_out = kx > box // 2
-    along_x = fft.rfft(density, box, axis=2)[:, :, np.where(left_out, box - kx, kx)]
-    along_x[:, :, left_out] = along_x[:, :, left_out].conj()
-    along_y = fft.fft(along_x, box, axis=1, overwrite_x=True)[:, k]
-    return fft.fft(along_y, box, axis=0, overwrite_x=True)[k] * window._phase
+    k, kx, left_out = (xp.asarray(index) for index in (k, np.where(left_out, box - kx, kx), np.flatnonzero(left_out)))
+    along_x = transforms.rfft(density, box, axis=-1)[..., kx]
+    along_x[..., left_out] = along_x[..., left_out].conj()
+    along_y = transforms.fft(along_x, box, axis=-2, overwrite_x=True)[..., k, :]
+    return transforms.fft(along_y, box, axis=-3, overwrite_x=True)[..., k, :, :] * window._phase
 
 
-def moved(window: DotWindow, spectrum: np.ndarray, by_nm: np.ndarray) -> np.ndarray:
-    """Transform of what a cube holds, counted from a point that lies (3,) x, y, z nm before its middle."""
+def moved(window: DotWindow, spectra: np.ndarray, by_nm: np.ndarray) -> np.ndarray:
+    """Transforms (D, ...) of what cubes hold, counted from points (D, 3) x, y, z nm before their middles."""
     k = np.arange(-window.k_max, window.k_max + 1)
-    x, y, z = -2j * np.pi * window.step_per_nm * np.asarray(by_nm, float)
-    phase = np.exp(z * k)[:, None, None] * (np.exp(y * k)[:, None] * np.exp(x * k[k >= -_REACH]))
-    return spectrum * phase.astype(np.complex64)
+    x, y, z = (-2j * np.pi * window.step_per_nm * np.asarray(by_nm, float)).T[:, :, None]
+    waves = np.exp(z * k), np.exp(y * k), np.exp(x * k[k >= -_REACH])
+    xp = get_array_module(spectra)
+    along_z, along_y, along_x = (xp.asarray(wave.astype(np.complex64)) for wave in waves)
+    return spectra * along_z[:, :, None, None] * (along_y[:, :, None] * along_x[:, None])[:, None]
 
 
 def fourier_sums(window: DotWindow, cube: np.ndarray, g_per_nm: np.ndarray) -> np.ndarray:
@@ -196,16 +214,16 @@ def fourier_sums(window: DotWindow, cube: np.ndarray, g_per_nm: np.ndarray) -> n
 
 @dataclass(frozen=True)
 class LocalTransform:
-    """The transform of a windowed cube near a few frequencies: a Taylor series of second order about each.
+    """The transforms of windowed cubes near a few frequencies: a Taylor series of second order about each.
 
     Half a Fourier voxel away it is right to a twentieth of the spot, a tenth away to a thousandth.
 
     Attributes
     ----------
     g_per_nm
-        (M, 3) frequencies x, y, z, 1/nm.
+        (D, M, 3) frequencies x, y, z of each of D cubes, 1/nm.
     value, slope, bend
-        (M,), (M, 3) and (M, 3, 3) complex: the transform there, its gradient and its second derivatives.
+        (D, M), (D, M, 3) and (D, M, 3, 3) complex: the transform there, its gradient and its second derivatives.
     """
 
     g_per_nm: np.ndarray
@@ -218,30 +236,34 @@ class LocalTransform:
         pairs = ((self.value, other.value), (self.slope, other.slope), (self.bend, other.bend))
         return LocalTransform(self.g_per_nm, *(mine - factor * theirs for mine, theirs in pairs))
 
-    def read_power(self, g_per_nm: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As :func:`read_power`, for (K M, 3) frequencies: K near each of the M, M varying fastest."""
-        away = np.asarray(g_per_nm, float).reshape(-1, *self.g_per_nm.shape) - self.g_per_nm
-        bent = np.einsum("mij,kmj->kmi", self.bend, away)
-        value = self.value + np.einsum("kmi,mi->km", away, self.slope) + np.einsum("kmi,kmi->km", away, bent) / 2
-        slope = self.slope + bent
+    def read_power(self, g_per_nm: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As :func:`read_power`, for frequencies (K, M, 3) near those of the cubes ``rows`` (K,)."""
+        away = g_per_nm - self.g_per_nm[rows]
+        bend = self.bend[rows]
+        bent = np.einsum("kmij,kmj->kmi", bend, away)
+        slope = self.slope[rows]
+        value = self.value[rows] + np.einsum("kmi,kmi->km", away, slope + bent / 2)
+        slope = slope + bent
         gradient = 2 * (value.conj()[..., None] * slope).real
-        products = slope.conj()[..., :, None] * slope[..., None, :] + value.conj()[..., None, None] * self.bend
-        return (np.abs(value) ** 2).ravel(), gradient.reshape(-1, 3), 2 * products.real.reshape(-1, 3, 3)
+        products = slope.conj()[..., :, None] * slope[..., None, :] + value.conj()[..., None, None] * bend
+        return np.abs(value) ** 2, gradient, 2 * products.real
 
 
 def local_transform(
-    window: DotWindow, cube: np.ndarray, g_per_nm: np.ndarray, *, middle_nm: np.ndarray | None = None
+    window: DotWindow, cubes: np.ndarray, g_per_nm: np.ndarray, *, middles_nm: np.ndarray | None = None
 ) -> LocalTransform:
-    """The transform of a windowed cube near a few frequencies, summed directly: cheaper than all of it.
+    """The transforms of windowed cubes near a few frequencies, summed directly: cheaper than all of them.
 
     Parameters
     ----------
-    window, cube
+    window
         As for :func:`transform`; the plain window weighs here.
+    cubes
+        (D, n, n, n) densities [z, y, x].
     g_per_nm
-        (M, 3) frequencies x, y, z, 1/nm.
-    middle_nm
-        (3,) x, y, z of the middle of the cube, from the point that the phases count from; that point itself if
+        (D, M, 3) frequencies x, y, z, 1/nm.
+    middles_nm
+        (D, 3) x, y, z of the middle of each cube, from the point that its phases count from; that point itself if
         left out.
 
     Returns
@@ -249,40 +271,51 @@ def local_transform(
     :class:`LocalTransform`.
     """
     x_nm = (np.arange(window.n) - window.n // 2) * window.voxel_nm
-    axes = x_nm + np.zeros((3, 1)) if middle_nm is None else x_nm + np.asarray(middle_nm, float)[:, None]
-    # each axis: (M, n, 3), the wave and its first and second derivative by the frequency
+    axes = x_nm + np.zeros((len(cubes), 3, 1)) if middles_nm is None else x_nm + np.asarray(middles_nm)[..., None]
+    # each axis: (D, M, n, 3), the wave and its first and second derivative by the frequency
     powers = (-2j * np.pi * axes[..., None]) ** np.arange(3)
-    waves = np.exp(-2j * np.pi * g_per_nm.T[:, :, None] * axes[:, None])
-    ex, ey, ez = (waves[..., None] * powers[:, None]).astype(np.complex64)
-    m, n = len(g_per_nm), window.n
-    density = (_less_mean(window, cube) * window.window).reshape(n * n, n)
-    columns = ex.transpose(1, 0, 2).reshape(n, 3 * m)
-    along_x = np.empty((n * n, 3 * m), np.complex64)
-    along_x.real, along_x.imag = density @ columns.real, density @ columns.imag
-    # (M, order along x, z, y), then y and z
-    planes = along_x.reshape(n, n, m, 3).transpose(2, 3, 0, 1)
-    sums = np.matmul(np.matmul(planes, ey[:, None]).swapaxes(2, 3), ez[:, None])  # (M, order x, order y, order z)
+    waves = np.exp(-2j * np.pi * g_per_nm[..., None] * axes[:, None])[..., None]  # (D, M, axis, n, 1)
+    xp = get_array_module(cubes)
+    waves = tuple(xp.asarray((waves[:, :, i] * powers[:, None, i]).astype(np.complex64)) for i in range(3))
+    if xp is np:
+        # one after the other: what one needs at a time fits into a core's cache
+        each = [(cubes[d : d + 1], *(wave[d : d + 1] for wave in waves)) for d in range(len(cubes))]
+        sums = np.concatenate([_sums(window, *one) for one in each])
+    else:
+        sums = to_numpy(_sums(window, cubes, *waves))
     order = np.eye(3, dtype=int)
     return LocalTransform(
         g_per_nm=np.asarray(g_per_nm, float),
-        value=sums[:, 0, 0, 0],
-        slope=np.stack([sums[:, a, b, c] for a, b, c in order], axis=1),
-        bend=np.stack([np.stack([sums[(slice(None), *(p + q))] for q in order], axis=1) for p in order], axis=1),
+        value=sums[..., 0, 0, 0],
+        slope=np.stack([sums[..., a, b, c] for a, b, c in order], axis=-1),
+        bend=np.stack([np.stack([sums[(..., *(p + q))] for q in order], axis=-1) for p in order], axis=-2),
     )
 
 
-def _less_mean(window: DotWindow, cube: np.ndarray) -> np.ndarray:
-    """The cube less its mean over the window, whose tails would lie under the first reflections."""
-    if cube.shape != window.window.shape:
-        raise ValueError(f"cube has the shape {cube.shape}, the window wants {window.window.shape}")
-    mean = np.einsum("zyx,zyx->", cube, window.window) / window.window.sum()
-    return cube - np.float32(mean)
+def _sums(window: DotWindow, cubes: np.ndarray, ex: np.ndarray, ey: np.ndarray, ez: np.ndarray) -> np.ndarray:
+    """Sums of windowed cubes times waves (D, M, n, orders): (D, M, order along x, order along y, order along z)."""
+    d, m, n = ex.shape[:3]
+    density = (_less_mean(window, cubes) * window.window).reshape(d, n * n, n)
+    columns = ex.transpose(0, 2, 1, 3).reshape(d, n, 3 * m)
+    along_x = get_array_module(cubes).empty((d, n * n, 3 * m), np.complex64)
+    along_x.real, along_x.imag = density @ columns.real, density @ columns.imag
+    # (D, M, order along x, z, y), then y and z
+    planes = along_x.reshape(d, n, n, m, 3).transpose(0, 3, 4, 1, 2)
+    return (planes @ ey[:, :, None]).swapaxes(3, 4) @ ez[:, :, None]
+
+
+def _less_mean(window: DotWindow, cubes: np.ndarray) -> np.ndarray:
+    """Cubes less their means over the window, whose tails would lie under the first reflections."""
+    if cubes.shape[-3:] != window.window.shape:
+        raise ValueError(f"a cube has the shape {cubes.shape[-3:]}, the window wants {window.window.shape}")
+    mean = get_array_module(cubes).einsum("...zyx,zyx->...", cubes, window.window) / window.window.sum()
+    return cubes - mean[..., None, None, None].astype(np.float32)
 
 
 def _half_space(g_per_nm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fold frequencies (M, 3) to g_x >= 0, where the grid holds them; and their signs (M,)."""
-    sign = np.where(g_per_nm[:, 0] < 0, -1.0, 1.0)
-    return g_per_nm * sign[:, None], sign
+    """Fold frequencies (..., 3) to g_x >= 0, where the grid holds them; and their signs (...)."""
+    sign = np.where(g_per_nm[..., 0] < 0, -1.0, 1.0)
+    return g_per_nm * sign[..., None], sign
 
 
 def grid_index(window: DotWindow, g_per_nm: np.ndarray) -> np.ndarray:
@@ -301,37 +334,42 @@ def grid_points(window: DotWindow, index: np.ndarray) -> np.ndarray:
 
 
 def read_power(
-    window: DotWindow, spectrum: np.ndarray, g_per_nm: np.ndarray
+    window: DotWindow, spectra: np.ndarray, g_per_nm: np.ndarray, rows: np.ndarray | int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Power of the transform at any frequency, with its gradient and its curvature.
+    """Power of transforms at any frequency, with its gradient and its curvature.
 
     Parameters
     ----------
-    window, spectrum
-        From :func:`prepare_window` and :func:`transform`.
+    window, spectra
+        From :func:`prepare_window` and :func:`transform`; (D, ...) or the transform of one dot.
     g_per_nm
-        (M, 3) frequencies x, y, z, 1/nm, within the grid.
+        (M, 3) or (K, M, 3) frequencies x, y, z, 1/nm, within the grid.
+    rows
+        (K,) index of the transform that each is read from.
 
     Returns
     -------
-    power (M,), gradient (M, 3) per 1/nm, curvature (M, 3, 3) per (1/nm)^2.
+    power (..., M), gradient (..., M, 3) per 1/nm, curvature (..., M, 3, 3) per (1/nm)^2, in numpy.
     """
-    folded, sign = _half_space(np.asarray(g_per_nm, float))
-    kappa = folded[:, ::-1] / window.step_per_nm
+    given = np.asarray(g_per_nm, float)
+    points, sign = _half_space(given.reshape(-1, 3))
+    kappa = points[:, ::-1] / window.step_per_nm
     first = np.floor(kappa)
     neighbours = first[:, :, None] + _OFFSETS
     t = kappa[:, :, None] - neighbours
     value = np.exp(-0.5 * t**2)
-    # (M, axis z y x, order of the derivative, tap)
+    # (points, axis z y x, order of the derivative, tap)
     read = np.stack([value, -t * value, (t**2 - 1) * value], axis=2).astype(np.float32)
     index = neighbours.astype(np.int64) + np.array([window.k_max, window.k_max, _REACH])[:, None]
+    index[:, 0] += (window.grid_shape[0] * np.broadcast_to(rows, given.shape[-3:-2]).repeat(given.shape[-2]))[:, None]
+    xp = get_array_module(spectra)
+    index, read = xp.asarray(index), xp.asarray(read)
     _, ny, nx = window.grid_shape
     iz, iy, ix = index[:, 0, :, None, None], index[:, 1, None, :, None], index[:, 2, None, None]
-    flat = (iz * ny + iy) * nx + ix
-    block = spectrum.reshape(-1)[flat]
-    moments = np.einsum("mzyx,mcx->mzyc", block, read[:, 2], optimize=False)
-    moments = np.einsum("mzyc,mby->mzbc", moments, read[:, 1], optimize=False)
-    moments = np.einsum("mzbc,maz->mabc", moments, read[:, 0], optimize=False)
+    block = spectra.reshape(-1)[(iz * ny + iy) * nx + ix]
+    moments = xp.einsum("mzyx,mcx->mzyc", block, read[:, 2])
+    moments = xp.einsum("mzyc,mby->mzbc", moments, read[:, 1])
+    moments = to_numpy(xp.einsum("mzbc,maz->mabc", moments, read[:, 0]))
     F = moments[:, 0, 0, 0]
     order = np.eye(3, dtype=int)[::-1]  # x, y, z as orders along (z, y, x)
     dF = np.stack([moments[:, a, b, c] for a, b, c in order], axis=1)
@@ -339,4 +377,6 @@ def read_power(
     power = np.abs(F) ** 2
     gradient = 2 * (F.conj()[:, None] * dF).real * sign[:, None] / window.step_per_nm
     curvature = 2 * (dF.conj()[:, :, None] * dF[:, None] + F.conj()[:, None, None] * ddF).real
-    return power.astype(float), gradient, curvature / window.step_per_nm**2
+    shape = given.shape
+    curvature = curvature / window.step_per_nm**2
+    return power.astype(float).reshape(shape[:-1]), gradient.reshape(shape), curvature.reshape(*shape, 3)

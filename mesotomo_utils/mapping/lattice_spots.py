@@ -16,7 +16,7 @@ from mesotomo_utils.mapping import lattice_signal
 from mesotomo_utils.mapping.lattice_signal import DotWindow
 from mesotomo_utils.mapping.orientation_search import (
     LARGEST_STRAIN,
-    find_orientation,
+    find_orientations,
     prepare_shells,
     visible_reflections,
 )
@@ -110,12 +110,12 @@ def inspect_dot(
     shells = prepare_shells(window, reflections)
     cube = cut_cube(volume, voxel_nm, centre_nm, window.n)
     spectrum = lattice_signal.transform(window, cube)
-    found = find_orientation(window, spectrum, shells, strain=False)
+    found = find_orientations(window, spectrum[None], shells, strain=False)
     V = np.eye(3) if superlattice is None else superlattice
-    R = lattice.nearest_equivalent(found.R, V)
+    R = lattice.nearest_equivalent(found.R[0], V)
 
-    noise = shells.noise(np.abs(spectrum.reshape(-1)[shells._points]) ** 2 * window.reading_gain).mean(axis=1)
-    predicted = (shells.crystal * found.scale) @ R.T
+    noise = shells.noise(shells.power(window, spectrum[None])[0]).mean(axis=1)
+    predicted = (shells.crystal * found.scale[0]) @ R.T
     measured, power = refine_spots(window, spectrum, predicted)
     spots = reflections[["h", "k", "l", "family"]].copy()
     spots[["gx_per_nm", "gy_per_nm", "gz_per_nm"]] = measured

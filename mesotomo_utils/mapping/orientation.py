@@ -14,18 +14,19 @@ import pandas as pd
 from scipy.stats import gamma
 
 from mesotomo_utils import lattice
-from mesotomo_utils.distribute import map_items
+from mesotomo_utils.backend import resolve_device, to_device
+from mesotomo_utils.distribute import map_dots
 from mesotomo_utils.mapping import lattice_signal
 from mesotomo_utils.mapping.dot_table import QUATERNION
 from mesotomo_utils.mapping.orientation_search import (
     LARGEST_STRAIN,
-    find_orientation,
+    find_orientations,
     off_bragg_reflections,
     prepare_shells,
     visible_reflections,
 )
 from mesotomo_utils.mapping.replicas import Replicas
-from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, keeping_chunks
+from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cubes, keeping_chunks
 
 if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
@@ -117,6 +118,7 @@ def orient_dots(
     strain: bool = True,
     control: bool | np.ndarray = False,
     false_accepts: float = 0.01,
+    device: str = "cpu",
     workers: int | None = None,
     dask: str | None = None,
     progress: str | None = None,
@@ -150,6 +152,8 @@ def orient_dots(
         rock salt has none.
     false_accepts
         See :func:`snr_threshold`; dots under the threshold get NaN.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"auto"``: where transforms and readings are made.
     workers, dask, progress
         See :func:`distribute.map_items`.
 
@@ -204,34 +208,42 @@ def orient_dots(
             step_per_nm=window.step_per_nm,
         )
 
-    def spectrum_of(centre: np.ndarray, cube: np.ndarray) -> np.ndarray:
-        spectrum = lattice_signal.transform(window, cube)
+
+    def spectra_of(points: np.ndarray, cubes: np.ndarray, where: str) -> np.ndarray:
+        spectra = lattice_signal.transform(window.on(where), to_device(cubes, where))
         if coarse is None:
-            return spectrum
-        grids = (volume.shape, voxel_nm), (replicas.values.shape, replicas.voxel_nm)
-        middle, other = (cube_middle_nm(*grid, centre) for grid in grids)
-        taken = lattice_signal.transform(coarse, cut_cube(replicas.values, coarse.voxel_nm, centre, coarse.n))
+            return spectra
+        grids = (replicas.values.shape, replicas.voxel_nm), (volume.shape, voxel_nm)
+        away = np.array([np.subtract(*(cube_middle_nm(*grid, point) for grid in grids)) for point in points])
+        others = to_device(cut_cubes(replicas.values, coarse.voxel_nm, points, coarse.n), where)
+        taken = lattice_signal.moved(coarse, lattice_signal.transform(coarse.on(where), others), away)
         # sums over voxels: larger ones count for more
-        taken *= np.float32((coarse.voxel_nm / voxel_nm) ** 3)
-        return spectrum - lattice_signal.moved(coarse, taken, other - middle)
+        return spectra - taken * np.float32((coarse.voxel_nm / voxel_nm) ** 3)
 
-    def one(row: int) -> tuple[np.ndarray, np.ndarray, float, float, float]:
-        if start is not None and not np.isfinite(start[row]).all():
-            return np.full((3, 3), np.nan), np.full((3, 3), np.nan), np.nan, np.nan, np.nan
-        cube = cut_cube(volume, voxel_nm, centres[row], window.n)
-        if not cube.any():
-            # Nothing at all is there: no noise to measure a signal by.
-            return np.full((3, 3), np.nan), np.full((3, 3), np.nan), 0.0, np.nan, 0.0
-        spectrum = spectrum_of(centres[row], cube)
-        initial = None if start is None else start[row]
-        found = find_orientation(window, spectrum, bragg, start=initial, strain=strain)
-        empty = np.nan
-        if off_bragg is not None and controlled[row]:
-            empty = find_orientation(window, spectrum, off_bragg, strain=False).snr
-        return found.R, found.reciprocal, found.snr, lattice_nm / found.scale, empty
+    def some(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        where = resolve_device(device)
+        R, reciprocal = np.full((2, len(rows), 3, 3), np.nan)
+        snr, cubic, empty = np.full((3, len(rows)), np.nan)
+        asked = np.arange(len(rows)) if start is None else np.flatnonzero(np.isfinite(start[rows]).all(axis=(1, 2)))
+        cubes = cut_cubes(volume, voxel_nm, centres[rows[asked]], window.n)
+        there = cubes.any(axis=(1, 2, 3))
+        # Nothing at all may be there: no noise to measure a signal by.
+        snr[asked[~there]] = empty[asked[~there]] = 0.0
+        asked, cubes = asked[there], cubes[there]
+        if len(asked):
+            spectra = spectra_of(centres[rows[asked]], cubes, where)
+            initial = None if start is None else start[rows[asked]]
+            found = find_orientations(window, spectra, bragg.on(where), start=initial, strain=strain)
+            R[asked], reciprocal[asked] = found.R, found.reciprocal
+            snr[asked], cubic[asked] = found.snr, lattice_nm / found.scale
+            held = np.flatnonzero(controlled[rows[asked]])
+            if off_bragg is not None and len(held):
+                some_spectra = spectra[to_device(held, where)]
+                empty[asked[held]] = find_orientations(window, some_spectra, off_bragg.on(where), strain=False).snr
+        return R, reciprocal, snr, cubic, empty
 
-    results = map_items(one, range(len(centres)), workers=workers, dask=dask, progress=progress)
-    R, reciprocal, snr, cubic, empty = (np.array(column) for column in zip(*results, strict=True))
+    options = {"device": device, "workers": workers, "dask": dask, "progress": progress}
+    R, reciprocal, snr, cubic, empty = map_dots(some, len(centres), **options)
     accepted = snr > snr_threshold(
         lattice_nm=lattice_nm,
         window_nm=window_nm,

@@ -106,6 +106,7 @@ def half_set_sigmas(
     model: LatticeModel | None = None,
     angles_deg: tuple[np.ndarray, np.ndarray] | None = None,
     replica_turn_deg: np.ndarray | None = None,
+    device: str = "cpu",
     workers: int | None = None,
     dask: str | None = None,
     progress: str | None = None,
@@ -116,7 +117,7 @@ def half_set_sigmas(
     ----------
     half_even, half_odd
         Tomograms [z, y, x] in the frame of the whole one.
-    voxel_nm, centres_nm, lattice_nm, window_nm, workers, dask, progress
+    voxel_nm, centres_nm, lattice_nm, window_nm, device, workers, dask, progress
         As for :func:`orientation.orient_dots`.
     table
         Its result from all tilts, which is followed into the halves.
@@ -142,7 +143,7 @@ def half_set_sigmas(
         raise ValueError(f"table has {len(table)} rows for {len(centres_nm)} centres")
     if model is not None and (angles_deg is None or replica_turn_deg is None):
         raise ValueError("model needs angles_deg of both halves and replica_turn_deg of each dot beside it")
-    options: dict[str, Any] = {"workers": workers, "dask": dask}
+    options: dict[str, Any] = {"device": device, "workers": workers, "dask": dask}
     removed = (None, None) if model is None else find_replicas(model, angles_deg, **options)
     halves = []
     for half, name, replicas in zip((half_even, half_odd), ("even", "odd"), removed, strict=True):

@@ -7,20 +7,20 @@ known reflections only, which takes a quarter of the time of all of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.distribute import map_items
+from mesotomo_utils.backend import resolve_device, to_device
+from mesotomo_utils.distribute import map_dots, map_items
 from mesotomo_utils.mapping import lattice_signal
 from mesotomo_utils.mapping.dot_table import QUATERNION
 from mesotomo_utils.mapping.lattice_signal import LocalTransform
 from mesotomo_utils.mapping.orientation_search import LARGEST_STRAIN, climb, prepare_shells, visible_reflections
 from mesotomo_utils.mapping.replicas import Replicas
-from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, keeping_chunks
+from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, cut_cubes, keeping_chunks
 
 # Dots whose noise is read: its law is common to all, and only its course from spot to spot matters.
 _MOST_FOR_NOISE = 12
@@ -41,6 +41,7 @@ def follow_dots(
     lattice_nm: float,
     window_nm: float,
     replicas: Replicas | None = None,
+    device: str = "cpu",
     workers: int | None = None,
     dask: str | None = None,
     progress: str | None = None,
@@ -49,7 +50,7 @@ def follow_dots(
 
     Parameters
     ----------
-    volume, voxel_nm, centres_nm, lattice_nm, window_nm, replicas, workers, dask, progress
+    volume, voxel_nm, centres_nm, lattice_nm, window_nm, replicas, device, workers, dask, progress
         As for :func:`orientation.orient_dots`.
     table
         Its result on the other tomogram.
@@ -80,44 +81,67 @@ def follow_dots(
 
     def noise_of(row: int) -> np.ndarray:
         cube = cut_cube(volume, voxel_nm, centres[row], window.n)
-        return shells.noise(shells.power(window, lattice_signal.transform(window, cube)))
+        return shells.noise(shells.power(window, lattice_signal.transform(window, cube)[None])[0])
 
     some = np.flatnonzero(known)[:: max(1, known.sum() // _MOST_FOR_NOISE)]
     noise = np.median(map_items(noise_of, some, workers=workers, dask=dask), axis=0) if len(some) else None
 
-    def settled(first: np.ndarray, near: Callable[[np.ndarray], LocalTransform], here: LocalTransform) -> np.ndarray:
-        matrix = first[None]
+    def settled(
+        first: np.ndarray, near: Callable[[np.ndarray, np.ndarray], LocalTransform], here: LocalTransform
+    ) -> np.ndarray:
+        matrices, rows = first.copy(), np.arange(len(first))
         for _ in range(_ROUNDS):
-            weights = 1 / shells.noise_at_reflections(noise, matrix)
-            matrix, _ = climb(here.read_power, matrix, crystal=crystal, weights=weights, window_nm=window_nm)
-            g = crystal @ matrix[0].T
-            if np.linalg.norm(g - here.g_per_nm, axis=1).max() * window_nm < _NEAR:
+            weights = 1 / shells.noise_at_reflections(noise, matrices[rows])
+            matrices[rows], _ = climb(
+                here.read_power, matrices[rows], crystal=crystal, weights=weights, window_nm=window_nm
+            )
+            g = crystal @ np.swapaxes(matrices[rows], 1, 2)
+            far = np.linalg.norm(g - here.g_per_nm, axis=2).max(axis=1) * window_nm >= _NEAR
+            if not far.any():
                 break
-            here = near(g)
-        return matrix[0]
+            rows = rows[far]
+            here = near(g[far], rows)
+        return matrices
 
-    def one(row: int) -> tuple[np.ndarray, np.ndarray]:
-        cube = cut_cube(volume, voxel_nm, centres[row], window.n)
-        if not known[row] or not cube.any():
-            return np.full((3, 3), np.nan), np.full((3, 3), np.nan)
-        near = partial(lattice_signal.local_transform, window, cube)
-        here = near(crystal @ start[row].T)
-        as_seen = settled(start[row], near, here)
+    def follow(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        where = resolve_device(device)
+        with_replicas, as_seen = np.full((2, len(rows), 3, 3), np.nan)
+        asked = np.flatnonzero(known[rows])
+        cubes = cut_cubes(volume, voxel_nm, centres[rows[asked]], window.n)
+        there = cubes.any(axis=(1, 2, 3))
+        asked, cubes = asked[there], to_device(cubes[there], where)
+        if not len(asked):
+            return with_replicas, as_seen
+        rows = rows[asked]
+        fine = window.on(where)
+
+        def near(g: np.ndarray, some: np.ndarray) -> LocalTransform:
+            return lattice_signal.local_transform(fine, cubes[to_device(some, where)], g)
+
+        every = np.arange(len(rows))
+        here = near(crystal @ np.swapaxes(start[rows], 1, 2), every)
+        as_seen[asked] = settled(start[rows], near, here)
         if coarse is None:
             return as_seen, as_seen
-        other = cut_cube(replicas.values, replicas.voxel_nm, centres[row], coarse.n)
+        others = to_device(cut_cubes(replicas.values, replicas.voxel_nm, centres[rows], coarse.n), where)
         grids = (replicas.values.shape, replicas.voxel_nm), (volume.shape, voxel_nm)
-        away = np.subtract(*(cube_middle_nm(*grid, centres[row]) for grid in grids))
+        away = np.array([np.subtract(*(cube_middle_nm(*grid, centres[row]) for grid in grids)) for row in rows])
+        rough = coarse.on(where)
 
-        def less_replicas(seen: LocalTransform) -> LocalTransform:
-            taken = lattice_signal.local_transform(coarse, other, seen.g_per_nm, middle_nm=away)
+        def less_replicas(seen: LocalTransform, some: np.ndarray) -> LocalTransform:
+            there = others[to_device(some, where)]
+            taken = lattice_signal.local_transform(rough, there, seen.g_per_nm, middles_nm=away[some])
             # sums over voxels: larger ones count for more
             return seen.less(taken, (replicas.voxel_nm / voxel_nm) ** 3)
 
-        return settled(start[row], lambda g: less_replicas(near(g)), less_replicas(here)), as_seen
+        def near_less(g: np.ndarray, some: np.ndarray) -> LocalTransform:
+            return less_replicas(near(g, some), some)
 
-    found = map_items(one, range(len(centres)), workers=workers, dask=dask, progress=progress)
-    matrices = np.array(found).reshape(-1, 2, 3, 3)
+        with_replicas[asked] = settled(start[rows], near_less, less_replicas(here, every))
+        return with_replicas, as_seen
+
+    options = {"device": device, "workers": workers, "dask": dask, "progress": progress}
+    matrices = np.stack(map_dots(follow, len(centres), **options), axis=1)
     moved = np.linalg.norm((matrices[:, 0] - start) @ crystal.T, axis=1).max(axis=1)
     matrices[~(moved * window_nm < _FAR)] = np.nan
     there = np.isfinite(matrices).all(axis=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""Find and refine the orientation of one dot from the power at its rock-salt reflections.
+"""Find and refine the orientations of dots from the power at their rock-salt reflections.
 
 The score of an orientation is the mean, over one of each Friedel pair of {111}, {200} and {220},
 of the power at the reflection in units of the noise around it. Amplitudes and phases are left free
@@ -10,14 +10,15 @@ then climb by Newton steps on the exact transform.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
 from mesotomo_utils import lattice
+from mesotomo_utils.backend import get_array_module, to_device, to_numpy
 from mesotomo_utils.mapping import lattice_signal
 from mesotomo_utils.mapping.lattice_signal import DotWindow
 
@@ -101,12 +102,16 @@ class ShellSearch:
     _across: np.ndarray
     _lookup: np.ndarray
 
-    def power(self, window: DotWindow, spectrum: np.ndarray) -> np.ndarray:
-        """Power of a dot's transform at the shells' grid points, as it would be between them."""
-        return np.abs(spectrum.reshape(-1)[self._points]) ** 2 * window.reading_gain
+    def on(self, device: str) -> ShellSearch:
+        """The same search for transforms on a device."""
+        return replace(self, **{name: to_device(getattr(self, name), device) for name in ("_points", "_lookup")})
+
+    def power(self, window: DotWindow, spectra: np.ndarray) -> np.ndarray:
+        """Power of dots' transforms (D, ...) at the shells' P grid points, as it would be between them: (D, P)."""
+        return to_numpy(abs(spectra.reshape(len(spectra), -1)[:, self._points]) ** 2) * window.reading_gain
 
     def noise(self, power: np.ndarray) -> np.ndarray:
-        """Noise of each family (families, 2) from the power at the shells' grid points: see :func:`_noise_at`.
+        """Noise of each family (families, 2) of one dot, from its (P,) power at the grid points: see :func:`_noise_at`.
 
         Filtered back-projection leaves noise in proportion to the frequency across the tilt axis, other noise may be
         white: a sum of the two is fitted to the bands.
@@ -123,7 +128,10 @@ class ShellSearch:
         return np.array(fits)
 
     def noise_at_reflections(self, noise: np.ndarray, matrices: np.ndarray) -> np.ndarray:
-        """(K, H) noise power at the reflections of (K, 3, 3) orientations, from what :meth:`noise` gives."""
+        """(K, H) noise power at the reflections of (K, 3, 3) orientations.
+
+        ``noise`` is what :meth:`noise` gives, (families, 2) for all of them or (K, families, 2).
+        """
         g = np.einsum("kij,hj->khi", matrices, self.crystal)
         return _noise_at(noise, self.family, _across(g))
 
@@ -135,8 +143,8 @@ def _trimmed_mean(power: np.ndarray) -> float:
 
 
 def _noise_at(noise: np.ndarray, family: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """Mean noise power: (families, 2) coefficients of 1 and of the sine to the tilt axis, read at (...,) points."""
-    return noise[family, 0] + noise[family, 1] * across
+    """Mean noise power at points (..., P); (..., families, 2): coefficients of 1 and of the sine to the tilt axis."""
+    return noise[..., family, 0] + noise[..., family, 1] * across
 
 
 def _across(g: np.ndarray) -> np.ndarray:
@@ -246,30 +254,30 @@ def _candidates(shells: ShellSearch, score: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Orientation:
-    """One dot's answer.
+class Orientations:
+    """The answer for D dots.
 
     Attributes
     ----------
     R
-        (3, 3) rotation, lab = R crystal.
+        (D, 3, 3) rotations, lab = R crystal.
     snr
-        Mean power at the 13 reflections over the noise around them.
+        (D,) mean power at the 13 reflections over the noise around them.
     scale
-        Length of the reciprocal lattice over the nominal one.
+        (D,) length of the reciprocal lattice over the nominal one.
     reciprocal
-        (3, 3) matrix that turns crystal reflections (1/nm) into the measured ones, lab: R times the
+        (D, 3, 3) matrices that turn crystal reflections (1/nm) into the measured ones, lab: R times the
         inverse transpose of the deformation.
     """
 
     R: np.ndarray
-    snr: float
-    scale: float
+    snr: np.ndarray
+    scale: np.ndarray
     reciprocal: np.ndarray
 
 
 def climb(
-    read_power: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    read_power: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
     start: np.ndarray,
     *,
     crystal: np.ndarray,
@@ -283,7 +291,8 @@ def climb(
     Parameters
     ----------
     read_power
-        The power at (M, 3) frequencies with its derivatives, as :func:`lattice_signal.read_power` returns it.
+        The power (L, H) at the frequencies (L, H, 3) of some of the starts, whose index (L,) is its second argument,
+        with its derivatives, as :func:`lattice_signal.read_power` returns it.
     start
         (K, 3, 3) matrices that turn crystal reflections into lab ones (rotation times scale).
     crystal
@@ -312,101 +321,111 @@ def climb(
     radius = np.full(len(matrix), 0.25 / window_nm / np.linalg.norm(crystal, axis=1).max())
     smallest = 1e-6
 
-    def derivatives(m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def derivatives(m: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         g = np.einsum("kij,hj->khi", m, crystal)
-        p, d, c = read_power(g.reshape(-1, 3))
-        w = weights / weights.shape[1]
-        shape = weights.shape
+        p, d, c = read_power(g, rows)
+        w = weights[rows] / weights.shape[1]
         arm = np.einsum("bij,khj->khbi", basis, g)
         weighed = w[..., None, None] * arm
-        gradient = np.einsum("khbi,khi->kb", weighed, d.reshape(*shape, 3))
-        bend = np.einsum("khij,khbj->khbi", c.reshape(*shape, 3, 3), arm)
-        curvature = np.einsum("khai,khbi->kab", weighed, bend)
-        return (w * p.reshape(shape)).sum(axis=1), gradient, curvature
+        gradient = np.einsum("khbi,khi->kb", weighed, d)
+        curvature = np.einsum("khai,khbi->kab", weighed, np.einsum("khij,khbj->khbi", c, arm))
+        return (w * p).sum(axis=1), gradient, curvature
 
-    score, gradient, curvature = derivatives(matrix)
+    rows = np.arange(len(matrix))  # those that still move
+    score, gradient, curvature = derivatives(matrix, rows)
     for _ in range(steps):
-        values, axes = np.linalg.eigh(curvature)
-        uphill = np.einsum("kba,kb->ka", axes, gradient)
+        values, axes = np.linalg.eigh(curvature[rows])
+        uphill = np.einsum("kba,kb->ka", axes, gradient[rows])
         floor = 1e-3 * np.abs(values).max(axis=1, keepdims=True) + np.finfo(float).tiny
         step = np.einsum("kba,ka->kb", axes, uphill / np.maximum(np.abs(values), floor))
         length = np.linalg.norm(step, axis=1)
-        active = np.minimum(length, radius) > smallest
-        if not active.any():
+        moves = np.minimum(length, radius[rows]) > smallest
+        rows, step, length = rows[moves], step[moves], length[moves]
+        if not len(rows):
             break
-        step *= np.minimum(1, radius / np.maximum(length, 1e-30))[:, None]
+        step *= np.minimum(1, radius[rows] / np.maximum(length, 1e-30))[:, None]
         if linear:
             change = np.eye(3) + np.einsum("kb,bij->kij", step, basis)
         else:
             change = (1 + step[:, 3, None, None]) * lattice.from_rotation_vectors(step[:, :3])
-        trial = change @ matrix
+        trial = change @ matrix[rows]
         stretch = np.linalg.svd(trial, compute_uv=False)
         allowed = (np.abs(stretch - 1) < LARGEST_STRAIN).all(axis=1)
-        trial[~allowed] = matrix[~allowed]
-        new = derivatives(trial)
-        better = (new[0] > score) & active & allowed
-        radius = np.where(better, radius * 2, np.minimum(length, radius) / 4)
+        trial[~allowed] = matrix[rows[~allowed]]
+        new = derivatives(trial, rows)
+        better = (new[0] > score[rows]) & allowed
+        radius[rows] = np.where(better, radius[rows] * 2, np.minimum(length, radius[rows]) / 4)
         for old, fresh in zip((matrix, score, gradient, curvature), (trial, *new), strict=True):
-            old[better] = fresh[better]
+            old[rows[better]] = fresh[better]
     return matrix, score
 
 
-def _evidence(
-    window: DotWindow, spectrum: np.ndarray, matrices: np.ndarray, crystal: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """(K,) mean logarithm of power over noise at the reflections, to choose between candidates.
+def _evidence(power: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(K,) mean logarithm of power over noise (K, H) at the reflections, to choose between candidates.
 
     The mean power itself can be largest where a few strong spots, a neighbour's among them, are hit
     and the others missed: a lattice turned by 60 degrees about [111] shares a {111} and three {220}
     pairs with the true one. The logarithm asks for all of them.
     """
-    g = np.einsum("kij,hj->khi", matrices, crystal)
-    power = lattice_signal.read_power(window, spectrum, g.reshape(-1, 3))[0].reshape(weights.shape)
     return np.log1p(np.maximum(power * weights, 0)).mean(axis=1)
 
 
-def find_orientation(
+def _grid_starts(shells: ShellSearch, power: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
+    """For each dot the best orientations of the grid (:func:`_candidates`), by :func:`_evidence`."""
+    white = np.log1p(power / _noise_at(noise, shells._points_family, shells._points_across))
+    xp = get_array_module(shells._lookup)
+    white = xp.asarray(white.astype(np.float32))
+    return [_candidates(shells, to_numpy(one[shells._lookup].sum(axis=1))) for one in white]
+
+
+def find_orientations(
     window: DotWindow,
-    spectrum: np.ndarray,
+    spectra: np.ndarray,
     shells: ShellSearch,
     *,
     start: np.ndarray | None = None,
     strain: bool = True,
-) -> Orientation:
-    """Orientation of one dot from its transform.
+) -> Orientations:
+    """Orientations of dots from their transforms.
 
     Parameters
     ----------
-    window, spectrum
-        From :mod:`lattice_signal`.
+    window
+        From :func:`lattice_signal.prepare_window`.
+    spectra
+        (D, ...) from :func:`lattice_signal.transform`.
     shells
-        From :func:`prepare_shells`.
+        From :func:`prepare_shells`, on the device of the transforms.
     start
-        (3, 3) rotation to climb from; without it every orientation is tried.
+        (D, 3, 3) rotations to climb from; without them every orientation is tried.
     strain
-        Also free all nine elements of the reciprocal matrix.
+        Also free all nine elements of the reciprocal matrices.
 
     Returns
     -------
-    :class:`Orientation`; which of the 24 equivalents is not decided here.
+    :class:`Orientations`; which of the 24 equivalents is not decided here.
     """
-    power = shells.power(window, spectrum)
-    noise = shells.noise(power)
-    if start is None:
-        white = (power / _noise_at(noise, shells._points_family, shells._points_across)).astype(np.float32)
-        starts = _candidates(shells, np.log1p(white)[shells._lookup].sum(axis=1))  # as `_evidence` does
-    else:
-        starts = np.asarray(start, float)[None]
-    weights = 1 / shells.noise_at_reflections(noise, starts)
-    options = {"crystal": shells.crystal, "weights": weights, "window_nm": window.window_nm}
-    read_power = partial(lattice_signal.read_power, window, spectrum)
-    # A few steps tell the candidates apart; only the best goes on to the top.
-    matrices, scores = climb(read_power, starts, steps=4, **options)
-    best = np.argmax(_evidence(window, spectrum, matrices, shells.crystal, weights), keepdims=True)
-    options["weights"] = weights[best]
-    matrices, scores = climb(read_power, matrices[best], **options)
-    scale = float(np.cbrt(np.linalg.det(matrices[0])))
-    reciprocal = np.full((3, 3), np.nan)
+    power = shells.power(window, spectra)
+    noise = np.array([shells.noise(one) for one in power])
+    starts = list(np.asarray(start, float)[:, None]) if start is not None else _grid_starts(shells, power, noise)
+    dot = np.repeat(np.arange(len(starts)), [len(some) for some in starts])
+    matrices = np.concatenate(starts)
+    weights = 1 / shells.noise_at_reflections(noise[dot], matrices)
+    options = {"crystal": shells.crystal, "window_nm": window.window_nm}
+
+    def read_power(g: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return lattice_signal.read_power(window, spectra, g, dot[rows])
+
+    if len(dot) > len(starts):
+        # A few steps tell the candidates apart; only the best goes on to the top.
+        matrices, _ = climb(read_power, matrices, weights=weights, steps=4, **options)
+        here = np.einsum("kij,hj->khi", matrices, shells.crystal)
+        evidence = _evidence(read_power(here, np.arange(len(dot)))[0], weights)
+        best = pd.Series(evidence).groupby(dot).idxmax().to_numpy()
+        matrices, weights, dot = matrices[best], weights[best], dot[best]
+    matrices, scores = climb(read_power, matrices, weights=weights, **options)
+    scale = np.cbrt(np.linalg.det(matrices))
+    reciprocal = np.full(matrices.shape, np.nan)
     if strain:
-        reciprocal = climb(read_power, matrices, linear=True, steps=5, **options)[0][0]
-    return Orientation(matrices[0] / scale, float(scores[0]), scale, reciprocal)
+        reciprocal, _ = climb(read_power, matrices, weights=weights, linear=True, steps=5, **options)
+    return Orientations(matrices / scale[:, None, None], scores, scale, reciprocal)

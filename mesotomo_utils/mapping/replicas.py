@@ -24,6 +24,7 @@ import pandas as pd
 from scipy import ndimage
 
 from mesotomo_utils import lattice
+from mesotomo_utils.backend import get_array_module, resolve_device, to_device, to_numpy
 from mesotomo_utils.distribute import each_item, map_items
 from mesotomo_utils.mapping import lattice_signal
 from mesotomo_utils.mapping.dot_table import QUATERNION
@@ -46,8 +47,8 @@ _CELL_STEPS = 12
 # A reflection weaker than this part of its family's mean is not taken for one that noise or replicas weakened.
 _SEEN = 0.3
 _TINY = np.finfo(np.float32).tiny
-# Slices that are projected and reconstructed at a time.
-_ROWS = 32
+# Slices that are projected and reconstructed at a time. A GPU takes longer to plan a projector than to use it.
+_ROWS = {"cpu": 32, "cuda": 192}
 # Replicas nearer than this many times the shortest superlattice vector mix so many dots that the lattices read from the
 # tomogram are no basis to remove them by: on twins with every other tilt the errors fall by a third at 0.9, and the
 # largest grow at 0.6. One round is made: a second gains a fifth to a third at 1.7 to 2.2, nothing at 1.2, and spoils
@@ -218,6 +219,7 @@ def find_replicas(
     model: LatticeModel,
     angles_deg: Sequence[np.ndarray],
     *,
+    device: str = "cpu",
     workers: int | None = None,
     dask: str | None = None,
     progress: str | None = None,
@@ -231,6 +233,8 @@ def find_replicas(
     angles_deg
         For each tomogram, (T,) angles of the tilts that it was reconstructed from, degrees: of one, or of both half
         sets, which share drawing and projecting.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"auto"``: where they are drawn, projected and reconstructed.
     workers, dask, progress
         See :func:`distribute.map_items`.
 
@@ -240,16 +244,21 @@ def find_replicas(
     """
     n_z, n_u = model.shape[0], model.shape[2]
     values = [np.empty((n_z, n_u, n_u), np.float32) for _ in angles_deg]
+    rows = _ROWS[resolve_device(device)]
 
     def beyond_drawn(first: int) -> list[np.ndarray]:
-        drawn, again = _seen_again(model, angles_deg, first, min(first + _ROWS, n_z))
-        return [np.subtract(slices, drawn, out=slices) for slices in again]
+        drawn, again = _seen_again(model, angles_deg, first, min(first + rows, n_z), resolve_device(device))
+        for slices in again:
+            slices -= drawn
+        return [to_numpy(slices) for slices in again]
 
-    starts = range(0, n_z, _ROWS)
+    if workers is None and resolve_device(device) == "cuda":
+        workers = 1  # one slab keeps a GPU busy
+    starts = range(0, n_z, rows)
     slabs = each_item(beyond_drawn, starts, workers=workers, dask=dask, progress=progress)
     for first, slab in zip(starts, slabs, strict=True):
         for whole, slices in zip(values, slab, strict=True):
-            whole[first : first + _ROWS] = slices
+            whole[first : first + rows] = slices
     return [Replicas(whole, model.voxel_nm) for whole in values]
 
 
@@ -277,54 +286,57 @@ def fringes_of_one(model: LatticeModel, dot: int, angles_deg: np.ndarray) -> tup
         amplitudes=model.amplitudes[[dot]],
     )
     middle = int(np.rint(one.middles_nm[0, 2] / model.voxel_nm + (model.shape[0] - 1) / 2))
-    drawn, (again,) = _seen_again(one, [angles_deg], middle, middle + 1)
+    drawn, (again,) = _seen_again(one, [angles_deg], middle, middle + 1, "cpu")
     blur = _ENVELOPE_NM / model.voxel_nm
     strength = [np.sqrt(ndimage.gaussian_filter(slices[0] ** 2, blur)) for slices in (drawn, again)]
     return strength[0] / strength[0].max(), strength[1] / strength[0].max()
 
 
 def _seen_again(
-    model: LatticeModel, angles_deg: Sequence[np.ndarray], first: int, last: int
+    model: LatticeModel, angles_deg: Sequence[np.ndarray], first: int, last: int, device: str
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Slices of the lattices as drawn, and as filtered back-projection of each set of tilts gives them back."""
-    drawn = draw_lattices(model, first, last)
+    drawn = draw_lattices(model, first, last, device=device)
     # a projector belongs to one thread; made anew for a slab it costs a hundredth of its work
-    images = Projector(np.concatenate(angles_deg), model.shape[2], device="cpu", threads=1).forward(drawn)
+    images = Projector(np.concatenate(angles_deg), model.shape[2], device=device, threads=1).forward(drawn)
     again, seen = [], 0
     for angles in angles_deg:
-        back = Projector(angles, model.shape[2], device="cpu", threads=1)
+        back = Projector(angles, model.shape[2], device=device, threads=1)
         again.append(back.fbp(images[seen : seen + len(angles)]))
         seen += len(angles)
     return drawn, again
 
 
-def draw_lattices(model: LatticeModel, first: int, last: int) -> np.ndarray:
-    """Slices ``first`` to ``last`` (excluded) of the model's lattices, float32 [z, y, x]."""
+def draw_lattices(model: LatticeModel, first: int, last: int, *, device: str = "cpu") -> np.ndarray:
+    """Slices ``first`` to ``last`` (excluded) of the model's lattices, float32 [z, y, x], on a device."""
     shape = np.array(model.shape)
     s = len(model.body)
-    offset_nm = (np.arange(s) - s // 2) * model.voxel_nm
-    slices = np.zeros((last - first, *model.shape[1:]), np.float32)
     nearest = np.rint(model.middles_nm[:, ::-1] / model.voxel_nm + (shape - 1) / 2).astype(int)
+    # the grid point nearest to a dot is not its middle: the phases count from the middle all the same
+    shift_nm = ((nearest - (shape - 1) / 2) * model.voxel_nm)[:, ::-1] - model.middles_nm
+    body, slices = to_device(model.body, device), np.zeros((last - first, *model.shape[1:]), np.float32)
+    xp, slices = get_array_module(body), to_device(slices, device)
+    offset_nm = (xp.arange(s) - s // 2) * model.voxel_nm
+    all_waves, amplitudes = to_device(model.waves_per_nm, device), to_device(model.amplitudes, device)
     for dot in np.flatnonzero((nearest[:, 0] + s // 2 >= first) & (nearest[:, 0] - s // 2 < last)):
         low = nearest[dot] - s // 2
         start, stop = np.maximum(low, [first, 0, 0]), np.minimum(low + s, [last, *shape[1:]])
         if np.any(stop <= start):
             continue
-        part = tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))
-        # the grid point nearest to the dot is not its middle: the phases count from the middle all the same
-        shift_nm = ((nearest[dot] - (shape - 1) / 2) * model.voxel_nm)[::-1] - model.middles_nm[dot]
-        g = model.waves_per_nm[dot]
+        part = tuple(slice(int(a), int(b)) for a, b in zip(start - low, stop - low, strict=True))
+        g = all_waves[dot]
         ez, ey, ex = (
-            np.exp(2j * np.pi * g[:, axis] * (offset_nm[part[2 - axis], None] + shift_nm[axis])) for axis in (2, 1, 0)
+            xp.exp(2j * np.pi * g[:, axis] * (offset_nm[part[2 - axis], None] + float(shift_nm[dot, axis])))
+            for axis in (2, 1, 0)
         )
         plane = (ey[:, None] * ex).reshape(-1, g.shape[0])
-        along = 2 * ez * model.amplitudes[dot]
+        along = 2 * ez * amplitudes[dot]
         # the real part of a complex product, as one real product
-        along = np.concatenate([along.real, -along.imag], axis=1).astype(np.float32)
-        plane = np.concatenate([plane.real, plane.imag], axis=1).astype(np.float32)
+        along = xp.concatenate([along.real, -along.imag], axis=1).astype(np.float32)
+        plane = xp.concatenate([plane.real, plane.imag], axis=1).astype(np.float32)
         waves = (along @ plane.T).reshape(len(ez), len(ey), len(ex))
-        target = (slice(start[0] - first, stop[0] - first), slice(start[1], stop[1]), slice(start[2], stop[2]))
-        slices[target] += waves * model.body[part]
+        target = tuple(slice(int(a), int(b)) for a, b in zip(start - [first, 0, 0], stop - [first, 0, 0], strict=True))
+        slices[target] += waves * body[part]
     return slices
 
 

@@ -91,15 +91,21 @@ def cut_cube(volume: Any, voxel_nm: float, centre_nm: np.ndarray, n: int) -> np.
     -------
     (n, n, n) float32.
     """
+    return cut_cubes(volume, voxel_nm, np.asarray(centre_nm, float)[None], n)[0]
+
+
+def cut_cubes(volume: Any, voxel_nm: float, centres_nm: np.ndarray, n: int) -> np.ndarray:
+    """As :func:`cut_cube` about (D, 3) points: (D, n, n, n) float32."""
     shape = np.array(volume.shape)
-    low = _nearest(shape, voxel_nm, centre_nm) - n // 2
-    inside_low, inside_high = np.clip(low, 0, shape), np.clip(low + n, 0, shape)
-    cube = np.zeros((n, n, n), dtype=np.float32)
-    if np.all(inside_high > inside_low):
-        source = tuple(slice(a, b) for a, b in zip(inside_low, inside_high, strict=True))
-        target = tuple(slice(a, b) for a, b in zip(inside_low - low, inside_high - low, strict=True))
-        cube[target] = volume[source]
-    return cube
+    cubes = np.zeros((len(centres_nm), n, n, n), dtype=np.float32)
+    for cube, centre_nm in zip(cubes, centres_nm, strict=True):
+        low = _nearest(shape, voxel_nm, centre_nm) - n // 2
+        inside_low, inside_high = np.clip(low, 0, shape), np.clip(low + n, 0, shape)
+        if np.all(inside_high > inside_low):
+            source = tuple(slice(a, b) for a, b in zip(inside_low, inside_high, strict=True))
+            target = tuple(slice(a, b) for a, b in zip(inside_low - low, inside_high - low, strict=True))
+            cube[target] = volume[source]
+    return cubes
 
 
 def cube_middle_nm(shape: tuple[int, int, int], voxel_nm: float, centre_nm: np.ndarray) -> np.ndarray:
