@@ -121,7 +121,8 @@ def places(xy_nm: np.ndarray, *, spacing_nm: float) -> np.ndarray:
     Returns
     -------
     (N, 2) places. Columns of dots at a distance d vary together by exp(-d²/2ρ²), ρ = 1.5: nearly
-    fully for next neighbours, which share pairs and walls, and no more at four spacings.
+    fully for next neighbours, which share pairs and walls, and no more at four spacings. Where
+    this would leave less than half a dozen independent columns, ρ is smaller.
     """
     column_blocks(xy_nm, spacing_nm=spacing_nm)  # refuses what is no position
     return np.asarray(xy_nm, float) / spacing_nm
@@ -139,7 +140,9 @@ def _columns(blocks: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     size = np.bincount(label)
     members = np.split(np.argsort(label, kind="stable"), np.cumsum(size)[:-1])
     centre = np.column_stack([np.bincount(label, c) / size for c in blocks.T])
-    return members, np.exp(-cdist(centre, centre, "sqeuclidean") / (2 * REACH**2))
+    # a slim needle has few columns: the reach that leaves half a dozen independent ones
+    reach = min(REACH, np.sqrt(len(size) / 30))
+    return members, np.exp(-cdist(centre, centre, "sqeuclidean") / (2 * reach**2))
 
 
 def n_blocks(blocks: np.ndarray) -> float:
