@@ -212,9 +212,7 @@ def bootstrap(
         members, common = _columns(np.asarray(blocks))
         everything, total = np.arange(len(blocks)), len(blocks)
         value = np.asarray(statistic(everything), float)
-        effect = [
-            (statistic(np.append(everything, rows)) - value) * (1 + len(rows) / total) for rows in members
-        ]
+        effect = [(statistic(np.append(everything, rows)) - value) * (1 + len(rows) / total) for rows in members]
         size, axes = np.linalg.eigh(common)
         root = axes * np.sqrt(np.maximum(size, 0.0))
         return value + np.tensordot(rng.standard_normal((n_resamples, len(members))) @ root.T, effect, 1)
