@@ -19,16 +19,21 @@ import json
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, redirect_stdout
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from mesotomo_utils.twin.placement import mono_rotation
+
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = Path(__file__).with_suffix(".json")
 STEPS = ("00_sample", "02_centres", "04_glyphs", "05_mesoscale", "06_neighbours", "07_kinetic_trapping")
+QUICK_STEPS = tuple(step for step in STEPS if step not in ("04_glyphs", "07_kinetic_trapping"))  # without R_mono
 SAMPLE = """\
 name: coverage
 twin: {{level: table, seed: {seed}, qd_count: {dots}{errors}}}
@@ -40,9 +45,31 @@ NO_ERRORS = ", centre_sigma_nm: 1e-6, orientation_sigma_deg: 1e-4, neck_sigma_nm
 FIRST_SEED = 5000  # no sample of the repository has one as high
 
 
-def run_notebooks(seed: int, dots: int, run_dir: Path, *, exact: bool = False) -> None:
-    """Run the cells of the notebooks in this process, without pictures, scenes and exercises."""
+@cache
+def _solved(cell: tuple[float, ...]) -> np.ndarray:
+    return mono_rotation(np.reshape(cell, (3, 3)))
+
+
+def _mono_rotation(cell: np.ndarray) -> np.ndarray:
+    """R_mono by the twin's slow search, once for all twins of one cell."""
+    return _solved(tuple(np.ravel(cell)))
+
+
+def run_notebooks(
+    seed: int,
+    dots: int,
+    run_dir: Path,
+    *,
+    exact: bool = False,
+    steps: tuple[str, ...] = STEPS,
+    options: dict | None = None,
+) -> None:
+    """Run the cells of the notebooks in this process, without pictures, scenes and exercises.
+
+    ``options`` are parameters for the notebooks that have them.
+    """
     from mesotomo_utils import visualization
+    from mesotomo_utils.twin import placement, structure, tables
     from mesotomo_utils.visualization import (
         analysis_figures,
         cofacial_figures,
@@ -63,23 +90,32 @@ def run_notebooks(seed: int, dots: int, run_dir: Path, *, exact: bool = False) -
             name = module.__name__.rpartition(".")[2]
             patched.enter_context(mock.patch.object(visualization, name, mock.MagicMock()))
         patched.enter_context(mock.patch.object(results, "save_figure"))
-        for step in STEPS:
+        patched.enter_context(mock.patch.object(results, "kernel_facts", dict))
+        for module in (placement, structure, tables):
+            patched.enter_context(mock.patch.object(module, "mono_rotation", _mono_rotation))
+        for step in steps:
             sample = run_dir / ("sample.yaml" if step == STEPS[0] else "input/sample.yaml")
             names = {"display": lambda *_: None}
             for cell in read_notebook(notebooks[step]).cells:
                 tags = cell.metadata.get("tags", ())
-                # in 04 what draws and exports speaks of the scene, what measures does not
-                if cell.cell_type == "code" and "scene" not in cell.source and "solution" not in tags:
+                # in 04 what draws and exports speaks of the scene, what measures does not; the case whose
+                # answer is known of 02 is no part of the sample
+                other = "solution" in tags or any(word in cell.source for word in ("scene", "known_image"))
+                if cell.cell_type == "code" and not other:
                     exec(compile(cell.source, f"{step}, {cell.source[:40]!r}", "exec"), names)
                 if "parameters" in tags:
                     names |= {"sample": str(sample), "run_dir": str(run_dir), "device": "cpu"}
+                    names |= {key: value for key, value in (options or {}).items() if key in names}
 
 
-def one_twin(seed: int, dots: int = 633, *, exact: bool = False) -> pd.DataFrame:
-    """Rows ``seed, name, index, value, low, high`` of every number that has an interval and is corrected for noise."""
+def one_twin(seed: int, dots: int = 633, **how) -> pd.DataFrame:
+    """Rows ``seed, name, index, value, low, high`` of every number that has an interval and is corrected for noise.
+
+    ``how`` goes to :func:`run_notebooks`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        run_notebooks(seed, dots, run_dir, exact=exact)
+        run_notebooks(seed, dots, run_dir, **how)
         found = json.loads((run_dir / "results.json").read_text())
     rows = [
         (seed, row["name"], row["index"] or "", row["value"], *row["interval_95"])

@@ -216,13 +216,13 @@ defects
 #
 # ## The unit cell
 #
-# Positions are fitted on indices by robust least squares. The standard error comes from drawing blocks of
-# 3 × 3 × 3 sites again and again; the spread is the standard deviation of the same length or angle from
-# dot to dot.
+# Positions are fitted on indices by robust least squares. Neighbours are displaced
+# together, so that the standard error asks for the range of that: the one that leaves, after the same fit, such
+# residuals as are found. The spread is the standard deviation of the same length or
+# angle from dot to dot.
 
 # %%
-rng = np.random.default_rng(seed)
-summary = superlattice.describe(grown, xyz, film_bottom=description.film_bottom, rng=rng, at_edge=left_out)
+summary = superlattice.describe(grown, xyz, film_bottom=description.film_bottom, at_edge=left_out)
 main = summary["grains"][0]
 pd.DataFrame({name: main[name] for name in superlattice.CELL}).T.round(4)
 
@@ -365,11 +365,12 @@ for axis in "xyz":
     values.append(results.value(f"centre_sigma_{axis}_nm", typical, "nm", n=len(table), reason="no half sets"))
 
 # %% [markdown]
-# Pairs that share a dot are not independent: the interval of the connectivity comes from columns of
-# dots drawn as a whole.
+# Pairs that share a dot are not independent: in the interval of the connectivity columns of dots side by side
+# vary together.
 
 # %%
-blocks = statistics.column_blocks(xyz[:, :2], spacing_nm=(main["a_nm"]["value"] + main["b_nm"]["value"]) / 2)
+rng = np.random.default_rng(seed)
+blocks = statistics.places(xyz[:, :2], spacing_nm=(main["a_nm"]["value"] + main["b_nm"]["value"]) / 2)
 for axis in (None, "A", "B", "C"):
     some = joints if axis is None else joints[joints["axis"] == axis]
     joined, own = (some["diameter_nm"] > 0).to_numpy(float), blocks[some["qd_1"]]
@@ -377,7 +378,7 @@ for axis in (None, "A", "B", "C"):
         values.append(results.value("connectivity", None, index=axis, reason="no necks were measured"))
         continue
     draws = statistics.bootstrap(lambda rows, j=joined: j[rows].mean(), own, n_resamples=n_resamples, rng=rng)
-    share_joined = statistics.interval(joined.mean(), draws, n_blocks=len(set(own)), n=len(some), bounds=(0, 1))
+    share_joined = statistics.interval(joined.mean(), draws, n_blocks=statistics.n_blocks(own), n=len(some), bounds=(0, 1))
     values.append(results.value("connectivity", index=axis, **share_joined.as_result()))
 
 # %%

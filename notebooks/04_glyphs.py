@@ -182,14 +182,14 @@ misorientation_deg[measured] = lattice.disorientation_deg(R[measured], mono.R)
 print(f"{measured.sum()} of {len(dots)} dots have an orientation")
 
 # %% [markdown]
-# How far is the mean of the dots from $R_\mathrm{mono}$? The error comes from resampling whole columns of the
-# film, since neighbours resemble one another; the interval reaches over the whole near-optimum set, whose
+# How far is the mean of the dots from $R_\mathrm{mono}$? In its error columns of dots side by side vary
+# together, since neighbours resemble one another; the interval reaches over the whole near-optimum set, whose
 # members the cell alone cannot tell apart. So ask also how near the mean comes to any of them.
 
 # %%
 frame = lattice.film_frame(cell)
 in_plane_nm = (dot_tables.positions(dots) @ frame)[:, :2]
-blocks = statistics.column_blocks(in_plane_nm, spacing_nm=float(np.linalg.norm(cell[:, 0])))
+blocks = statistics.places(in_plane_nm, spacing_nm=float(np.linalg.norm(cell[:, 0])))
 rng = np.random.default_rng(seed)
 mono_vs_mean, nearest_deg = cofacial.angle_to_mean(R, mono, blocks, n_resamples=n_resamples, rng=rng)
 print(f"mean orientation to R_mono {mono_vs_mean.value:.2f}°, to the nearest near-optimum one {nearest_deg:.2f}°")

@@ -88,17 +88,19 @@ layer = dots["layer"].to_numpy()
 print(f"film normal {frame[:, 2].round(4)}, {lattice.angle_deg(frame[:, 2], [0, 0, 1]):.2f}° from the tilt axis")
 
 # %% [markdown]
-# ## Blocks for the intervals
+# ## Columns for the intervals
 #
 # A dot that is displaced pulls its neighbours along. Drawing single dots again and again would
-# count each of them as new evidence. We draw columns of the film instead, two dots wide and through
-# all layers, and give $\hat s \pm t_{B-1}\,\sigma_\mathrm{boot}\sqrt{B/(B-1)}$ for $B$ columns.
+# count each of them as new evidence, and blocks cut off neighbours at their rims, where most dots of a needle
+# stand. So every column of dots, through all layers, counts more or less by a random number, which columns at a
+# distance of $d$ spacings share by $K = e^{-d^2/2\rho^2}$, $\rho = 1.5$ (the dependent wild bootstrap). We give
+# $\hat s \pm t_{B-1}\,\sigma_\mathrm{boot}\sqrt{B/(B-1)}$, where $B = N^2/\sum K$ is the number of independent columns.
 
 # %%
 rng = np.random.default_rng(seed)
 spacing_nm = np.linalg.norm(cell[:, :2], axis=0).mean()
-blocks = statistics.column_blocks(film[:, :2], spacing_nm=spacing_nm)
-print(f"{blocks.max() + 1} columns, {np.bincount(blocks).mean():.1f} dots each")
+blocks = statistics.places(film[:, :2], spacing_nm=spacing_nm)
+print(f"{len(dots)} dots count like {statistics.n_blocks(blocks):.1f} independent columns")
 
 # %% [markdown]
 # ## Planarity (Fig. 2d)

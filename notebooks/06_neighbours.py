@@ -64,7 +64,7 @@ dots[["qd", "i", "j", "k", "layer", "sigma_deg"]].describe().loc[["count", "min"
 frame = lattice.film_frame(cell)
 film = dot_tables.positions(dots) @ frame
 rng = np.random.default_rng(seed)
-blocks = statistics.column_blocks(film[:, :2], spacing_nm=np.linalg.norm(cell[:, :2], axis=0).mean())
+blocks = statistics.places(film[:, :2], spacing_nm=np.linalg.norm(cell[:, :2], axis=0).mean())
 options = {"n_resamples": n_resamples, "rng": rng}
 
 # %% [markdown]

@@ -27,7 +27,7 @@ def table(shape=(6, 6, 5), cell=CELL):
 
 
 def film_blocks(joined):
-    return statistics.column_blocks((dots.positions(joined) @ FRAME)[:, :2], spacing_nm=6.1)
+    return statistics.places((dots.positions(joined) @ FRAME)[:, :2], spacing_nm=6.1)
 
 
 def rng():

@@ -133,7 +133,7 @@ def test_grains_of_a_polycrystal_are_told_apart():
 def test_cell_has_honest_errors_and_spread():
     _, xyz = disc(layers=6, radius_nm=25.0, sd_nm=0.3)
     lattice = superlattice.index_superlattice(xyz)
-    cell = superlattice.fit_cell(lattice.index(0), xyz[lattice.rows(0)], rng=np.random.default_rng(0))
+    cell = superlattice.fit_cell(lattice.index(0), xyz[lattice.rows(0)])
     true = cell_parameters(CELL)
     for name in superlattice.CELL:
         assert abs(cell[name]["value"] - true[name]) < 4 * cell[name]["sigma"]
@@ -157,9 +157,7 @@ def test_known_indices_are_kept():
     frame = pd.DataFrame(sites, columns=["i", "j", "k"])
     lattice = superlattice.superlattice_from_sites(xyz, frame)
     np.testing.assert_array_equal(lattice.index(0), sites)
-    summary = superlattice.describe(
-        lattice, xyz, film_bottom="low_z", rng=np.random.default_rng(0)
-    )
+    summary = superlattice.describe(lattice, xyz, film_bottom="low_z")
     assert summary["layers"] == 3
     assert np.linalg.norm(summary["grains"][0]["n"]) == pytest.approx(1)
 

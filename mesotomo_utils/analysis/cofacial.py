@@ -325,7 +325,7 @@ def angle_to_mean(
 
     values = angles(np.arange(len(R)))
     replicates = statistics.bootstrap(angles, blocks, n_resamples=n_resamples, rng=rng)
-    settings = {"n_blocks": len(np.unique(blocks)), "n": len(R), "bounds": (0.0, 180.0)}
+    settings = {"n_blocks": statistics.n_blocks(blocks), "n": len(R), "bounds": (0.0, 180.0)}
     ends = [statistics.interval(values[k], replicates[:, k], **settings) for k in (values.argmin(), values.argmax())]
     estimate = statistics.interval(values[0], replicates[:, 0], **settings)
     return replace(estimate, low=ends[0].low, high=ends[1].high), float(values.min())

@@ -144,7 +144,7 @@ def layer_entropy(
     replicates = statistics.bootstrap(forms, blocks, n_resamples=n_resamples, rng=rng)
     return {
         name: statistics.interval(
-            found[c], replicates[:, c], n_blocks=np.unique(blocks).size, n=n,
+            found[c], replicates[:, c], n_blocks=statistics.n_blocks(blocks), n=n,
             bounds=(0.0, np.log(9)), reason="the errors of the orientations are unknown",
         )
         for c, name in enumerate(("clean", "raw", "pearson"))

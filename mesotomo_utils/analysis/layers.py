@@ -118,7 +118,7 @@ def c_axis_angles(
                 lambda picked, square=square: np.sqrt(square[picked].mean()),
                 blocks[rows], n_resamples=n_resamples, rng=rng,
             )  # fmt: skip
-            n_blocks = np.unique(blocks[rows]).size
+            n_blocks = statistics.n_blocks(blocks[rows])
             root = float(np.sqrt(square.mean()))
             raw = statistics.interval(root, replicates, n_blocks=n_blocks, n=len(rows), log=True)
             # an isotropic error of the rotation has two thirds of its mean square across c
@@ -211,7 +211,7 @@ def layer_roll(
 
     used = np.flatnonzero(groups[0] | groups[1])
     found = roll(used)
-    n_blocks = np.unique(blocks[used]).size
+    n_blocks = statistics.n_blocks(blocks[used])
     replicates = statistics.bootstrap(lambda rows: roll(used[rows]), blocks[used], n_resamples=n_resamples, rng=rng)
     estimates = [
         statistics.interval(found[c], replicates[:, c], n_blocks=n_blocks, n=len(used), bounds=bounds)
@@ -262,6 +262,6 @@ def within_to_global(
 
     replicates = statistics.bootstrap(ratio, blocks[known], n_resamples=n_resamples, rng=rng)
     return statistics.interval(
-        ratio(np.arange(len(known))), replicates, n_blocks=np.unique(blocks[known]).size,
+        ratio(np.arange(len(known))), replicates, n_blocks=statistics.n_blocks(blocks[known]),
         n=len(known), bounds=(0.0, np.inf), reason="no misorientation beyond the noise",
     )  # fmt: skip

@@ -107,7 +107,7 @@ def _width(residual, spare, blocks, n_resamples, rng) -> Estimate:
     replicates = statistics.bootstrap(width, blocks, n_resamples=n_resamples, rng=rng)
     return statistics.interval(
         width(np.arange(len(residual))), replicates,
-        n_blocks=np.unique(blocks).size, n=len(residual), log=True,
+        n_blocks=statistics.n_blocks(blocks), n=len(residual), log=True,
     )  # fmt: skip
 
 
@@ -263,7 +263,7 @@ def direction_spread(
         replicates = statistics.bootstrap(width, labels, n_resamples=n_resamples, rng=rng)
         raw = statistics.interval(
             width(np.arange(angles.size)), replicates,
-            n_blocks=np.unique(labels).size, n=angles.size, log=True,
+            n_blocks=statistics.n_blocks(labels), n=angles.size, log=True,
         )  # fmt: skip
         clean = statistics.remove_noise(raw, noise_deg * WIDTH_95_PER_SD)
         result[name] = {"raw": raw, "clean": clean} | widths(angles)

@@ -75,7 +75,7 @@ def connectivity(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 
     joined, own = pairs["joined"].to_numpy(float), blocks[pairs["row"]]
     replicates = statistics.bootstrap(lambda rows: joined[rows].mean(), own, n_resamples=n_resamples, rng=rng)
     found = statistics.interval(
-        joined.mean(), replicates, n_blocks=np.unique(own).size, n=len(pairs), bounds=(0.0, 1.0)
+        joined.mean(), replicates, n_blocks=statistics.n_blocks(own), n=len(pairs), bounds=(0.0, 1.0)
     )
     return statistics.at_least_binomial(found)
 
@@ -96,7 +96,7 @@ def diameters(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 500
         lambda rows: np.array([value[rows].mean(), value[rows].std(ddof=1)]),
         own, n_resamples=n_resamples, rng=rng,
     )  # fmt: skip
-    n_blocks = np.unique(own).size
+    n_blocks = statistics.n_blocks(own)
     mean = statistics.interval(value.mean(), replicates[:, 0], n_blocks=n_blocks, n=len(value))
     raw = statistics.interval(value.std(ddof=1), replicates[:, 1], n_blocks=n_blocks, n=len(value), log=True)
     noise = np.sqrt(moments.noise_variance(joined["sigma_nm"]))
@@ -159,4 +159,5 @@ def slope(pairs: pd.DataFrame, first: int, last: int, blocks: np.ndarray, *, n_r
         return float(x @ y / (x @ x)) if x @ x > 0 else np.nan
 
     replicates = statistics.bootstrap(fitted, own, n_resamples=n_resamples, rng=rng)
-    return statistics.interval(fitted(np.arange(len(value))), replicates, n_blocks=np.unique(own).size, n=len(value))
+    n_blocks = statistics.n_blocks(own)
+    return statistics.interval(fitted(np.arange(len(value))), replicates, n_blocks=n_blocks, n=len(value))

@@ -160,7 +160,7 @@ def axis_and_variance(
             ("variance", "variance_raw", "angle_120", "angle_110", "angle_family"), gone
         )
     noise = moments.noise_variance(table["sigma_deg"])
-    own = blocks[table["row_1"]]
+    own = statistics.pair_blocks(blocks, table)
     products = np.einsum("pi,pj->pij", delta, delta)
     off = np.eye(3) * (noise if np.isfinite(noise) else 0.0) / 3.0
 
@@ -171,7 +171,7 @@ def axis_and_variance(
 
     everything = describe(np.arange(len(delta)))
     replicates = statistics.bootstrap(describe, own, n_resamples=n_resamples, rng=rng)
-    n_blocks = np.unique(own).size
+    n_blocks = statistics.n_blocks(own)
     bounds = [(1 / 3, 1.0)] * 2 + [(0.0, 90.0)] * 3
     found = [
         statistics.interval(
@@ -230,7 +230,7 @@ def twist(
         return {"raw": gone, "clean": gone}
     delta, value = chosen[DELTA].to_numpy(float), chosen["twist"].to_numpy(float)
     noise = moments.noise_variance(chosen["sigma_deg"])
-    own, number = blocks[chosen["row_1"]], "ABC".index(axis)
+    own, number = statistics.pair_blocks(blocks, chosen), "ABC".index(axis)
 
     def mean_twist(rows: np.ndarray) -> np.ndarray:
         raw = np.nanmean(value[rows]) if np.isfinite(value[rows]).any() else np.nan
@@ -244,7 +244,7 @@ def twist(
 
     everything = mean_twist(np.arange(len(delta)))
     replicates = statistics.bootstrap(mean_twist, own, n_resamples=n_resamples, rng=rng)
-    common = {"n_blocks": np.unique(own).size, "n": len(delta), "bounds": (0.0, 1.0)}
+    common = {"n_blocks": statistics.n_blocks(own), "n": len(delta), "bounds": (0.0, 1.0)}
     reason = "no misorientation" if np.isfinite(noise) else "the errors of the orientations are unknown"
     return {
         "raw": statistics.interval(everything[0], replicates[:, 0], reason="no misorientation", **common),
@@ -271,7 +271,7 @@ def mean_angle(
         gone = statistics.missing(f"only {len(delta)} pairs with two orientations", len(delta))
         return dict.fromkeys(("mean_raw", "mean", "rms_raw", "rms"), gone)
     noise = moments.noise_variance(table["sigma_deg"])
-    theta, own = table["theta_deg"].to_numpy(float), blocks[table["row_1"]]
+    theta, own = table["theta_deg"].to_numpy(float), statistics.pair_blocks(blocks, table)
 
     def angles(rows: np.ndarray) -> np.ndarray:
         square = np.mean(theta[rows] ** 2)
@@ -281,7 +281,7 @@ def mean_angle(
 
     everything = angles(np.arange(len(delta)))
     replicates = statistics.bootstrap(angles, own, n_resamples=n_resamples, rng=rng)
-    n_blocks = np.unique(own).size
+    n_blocks = statistics.n_blocks(own)
     return {
         name: statistics.interval(
             everything[c], replicates[:, c], n_blocks=n_blocks, n=len(delta), bounds=(0.0, 180.0),

@@ -182,7 +182,7 @@ def misorientation(
     replicates = statistics.bootstrap(angles, own, n_resamples=n_resamples, rng=rng)
     return {
         name: statistics.interval(
-            everything[c], replicates[:, c], n_blocks=np.unique(own).size, n=len(known),
+            everything[c], replicates[:, c], n_blocks=statistics.n_blocks(own), n=len(known),
             bounds=(0.0, 180.0), reason="the errors of the orientations are unknown",
         )
         for c, name in enumerate(("mean_raw", "mean", "rms_raw", "rms"))
@@ -257,7 +257,7 @@ def displacement_sd(
         lambda rows: np.sqrt(square[rows].mean()), blocks, n_resamples=n_resamples, rng=rng
     )
     raw = statistics.interval(
-        np.sqrt(square.mean()), replicates, n_blocks=np.unique(blocks).size, n=len(value), log=True
+        np.sqrt(square.mean()), replicates, n_blocks=statistics.n_blocks(blocks), n=len(value), log=True
     )
     noise = np.sqrt(moments.noise_variance(table[f"sigma_{direction}_nm"]))
     return {"raw": raw, "clean": statistics.remove_noise(raw, noise)}
@@ -288,9 +288,10 @@ def layer_table(
     Returns
     -------
     DataFrame ``layer, n``; with ``_sigma, _low, _high`` each ``misorientation_deg`` (mean,
-    without noise, R_mono's own uncertainty in the interval), ``misorientation_raw_deg``,
+    without noise), ``misorientation_raw_deg``,
     ``displacement_sd_a_nm`` … ``_n_nm`` (without noise, about the layer's mean);
-    ``low_deg``, ``high_deg`` (central 95 % of the dots, raw);
+    ``misorientation_near_low_deg``, ``misorientation_near_high_deg`` (the mean from each of
+    ``references``: least and largest); ``low_deg``, ``high_deg`` (central 95 % of the dots, raw);
     ``displacement_sd_raw_*_nm`` and ``displacement_mean_n_nm``.
     """
     turn = table[["turn_a_deg", "turn_b_deg", "turn_c_deg"]].to_numpy(float)
@@ -304,10 +305,12 @@ def layer_table(
         noise = moments.noise_variance(table["sigma_deg"].to_numpy()[known])
         others = [moments.mean_length(turn_vectors(rotations[known], m), noise) for m in references]
         found = {
-            "misorientation_deg": widen_by_reference(angle["mean"], np.array(others)),
+            "misorientation_deg": angle["mean"],
             "misorientation_raw_deg": angle["mean_raw"],
         }
         record: dict = {"layer": int(number), "n": len(rows), "reason": angle["mean"].reason}
+        ends = (min(others), max(others)) if np.isfinite(others).all() and others else (np.nan, np.nan)
+        record["misorientation_near_low_deg"], record["misorientation_near_high_deg"] = ends
         for direction in DIRECTIONS:
             sd = displacement_sd(part, direction, own, fitted=1, n_resamples=n_resamples, rng=rng)
             found[f"displacement_sd_{direction}_nm"] = sd["clean"]

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from mesotomo_utils.lattice import angle_deg, cell_parameters, film_normal
+from mesotomo_utils.mapping.cell_errors import cell_errors
 from mesotomo_utils.mapping.centres import on_rim
 from mesotomo_utils.mapping.indexing import (
     SMALLEST_GRAIN,
@@ -199,9 +200,7 @@ def _without_stray_layers(rows: np.ndarray, index: np.ndarray) -> tuple[np.ndarr
 # --- unit cell -------------------------------------------------------------------------------
 
 
-def fit_cell(
-    index, xyz_nm, *, rng: np.random.Generator, n_bootstrap: int = 200, block: int = 3
-) -> dict[str, dict[str, float]]:
+def fit_cell(index, xyz_nm) -> dict[str, dict[str, float]]:
     """Unit cell of a grain, with standard errors and spread.
 
     Parameters
@@ -210,19 +209,13 @@ def fit_cell(
         (N, 3) lattice indices.
     xyz_nm
         (N, 3) centres, nm.
-    rng
-        For the bootstrap.
-    n_bootstrap
-        Resamplings.
-    block
-        Edge of the blocks of sites that are drawn together: the displacements of neighbours are
-        correlated, and a bootstrap over single dots would be too sure.
 
     Returns
     -------
     ``a_nm, b_nm, c_nm, alpha_deg, beta_deg, gamma_deg``, each a dict of ``value`` (robust least
-    squares over all dots), ``sigma`` (its standard error) and ``spread`` (the standard deviation of
-    the same length or angle from dot to dot, measurement error included).
+    squares over all dots), ``sigma`` (its standard error, from :func:`cell_errors.cell_errors`: the
+    displacements of neighbours are correlated) and ``spread`` (the standard deviation of the same
+    length or angle from dot to dot, measurement error included).
 
     Raises
     ------
@@ -230,15 +223,10 @@ def fit_cell(
         The sites lie in one plane.
     """
     index, xyz = np.asarray(index, int), np.asarray(xyz_nm, float)
-    value = cell_parameters(fit_vectors(index, xyz)[0])
-    _, label = np.unique(index // block, axis=0, return_inverse=True)
-    members = [np.flatnonzero(label.ravel() == n) for n in range(label.max() + 1)]
-    trials = []
-    for _ in range(n_bootstrap):
-        drawn = np.concatenate([members[n] for n in rng.integers(len(members), size=len(members))])
-        if np.linalg.matrix_rank(index[drawn] - index[drawn].mean(axis=0)) == 3:
-            trials.append(list(cell_parameters(fit_vectors(index[drawn], xyz[drawn], steps=3)[0]).values()))
-    sigma = np.std(trials, axis=0, ddof=1) if len(trials) > 1 else np.full(6, np.nan)
+    vectors = fit_vectors(index, xyz)[0]
+    value = cell_parameters(vectors)
+    # four dots fix a cell and leave nothing to judge it by
+    sigma = cell_errors(index, xyz, vectors) if len(xyz) > 4 else np.full(6, np.nan)
     spread = _local_spread(index, xyz)
     return {
         name: {"value": float(value[name]), "sigma": float(sigma[n]), "spread": spread[name]}
@@ -280,7 +268,6 @@ def describe(
     xyz_nm,
     *,
     film_bottom: str,
-    rng: np.random.Generator,
     at_edge=None,
 ) -> dict:
     """Everything that ``superlattice.json`` holds.
@@ -295,7 +282,7 @@ def describe(
     for number, vectors in enumerate(lattice.vectors):
         rows, index = lattice.rows(number), lattice.index(number)
         use = _whole(rows, at_edge, index)
-        cell = fit_cell(index[use], xyz[rows[use]], rng=rng)
+        cell = fit_cell(index[use], xyz[rows[use]])
         lab = {name: vectors[:, n].tolist() for n, name in enumerate(AXES)}
         normal = film_normal(vectors).tolist()
         grains.append({"grain": number, "n_dots": len(rows), **cell, **lab, "n": normal})

@@ -1,0 +1,32 @@
+"""The 95 % intervals of all results hold what they are meant for: the benchmark on a few small samples."""
+
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+
+BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "interval_coverage.py"
+SEEDS = range(4000, 4020)
+
+
+def benchmark():
+    spec = importlib.util.spec_from_file_location("interval_coverage", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_intervals_hold_the_mean_of_twenty_twins():
+    module = benchmark()
+    draws = {"n_resamples": 100}
+    found = pd.concat([module.one_twin(seed, 100, steps=module.QUICK_STEPS, options=draws) for seed in SEEDS])
+    # samples without errors would take as long again: the mean of the twenty stands for the truth
+    table = module.coverage(found, found)
+    assert 0.90 < table.loc["all", "holds_generator"] < 0.985
+    for name in ("a_nm", "b_nm", "gamma_deg", "theta_mean_deg", "theta_mean_in_layer_deg"):
+        assert table.loc[name, "holds_generator"] >= 0.75, name
+    narrow = found.assign(
+        low=(found["value"] + found["low"]) / 2,
+        high=(found["value"] + found["high"]) / 2,
+    )
+    assert module.coverage(narrow, found).loc["all", "holds_generator"] < 0.85
