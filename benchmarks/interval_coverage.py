@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, redirect_stdout
 from functools import cache
 from pathlib import Path
+from types import CodeType
 from unittest import mock
 
 import numpy as np
@@ -29,6 +30,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from mesotomo_utils.twin.placement import mono_rotation
+from mesotomo_utils.workflow.notebooks import find_notebooks, read_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = Path(__file__).with_suffix(".json")
@@ -55,6 +57,20 @@ def _mono_rotation(cell: np.ndarray) -> np.ndarray:
     return _solved(tuple(np.ravel(cell)))
 
 
+@cache
+def _cells(step: str) -> list[tuple[CodeType, list[str]]]:
+    """The cells that belong to the analysis of a sample, and their tags."""
+    cells = []
+    for cell in read_notebook(find_notebooks(ROOT / "notebooks")[step]).cells:
+        tags = cell.metadata.get("tags", [])
+        # in 04 what draws and exports speaks of the scene, what measures does not; the case whose
+        # answer is known of 02 is no part of the sample
+        other = "solution" in tags or any(word in cell.source for word in ("scene", "known_image"))
+        if cell.cell_type == "code" and not other:
+            cells.append((compile(cell.source, f"{step}, {cell.source[:40]!r}", "exec"), tags))
+    return cells
+
+
 def run_notebooks(
     seed: int,
     dots: int,
@@ -79,12 +95,10 @@ def run_notebooks(
         sample_figures,
     )
     from mesotomo_utils.workflow import results
-    from mesotomo_utils.workflow.notebooks import find_notebooks, read_notebook
 
     run_dir.mkdir(parents=True)
     (run_dir / "sample.yaml").write_text(SAMPLE.format(seed=seed, dots=dots, errors=NO_ERRORS if exact else ""))
     drawing = analysis_figures, cofacial_figures, figures, glyph_figures, mapping_figures, sample_figures
-    notebooks = find_notebooks(ROOT / "notebooks")
     with ExitStack() as patched, redirect_stdout(io.StringIO()):
         for module in drawing:
             name = module.__name__.rpartition(".")[2]
@@ -96,13 +110,8 @@ def run_notebooks(
         for step in steps:
             sample = run_dir / ("sample.yaml" if step == STEPS[0] else "input/sample.yaml")
             names = {"display": lambda *_: None}
-            for cell in read_notebook(notebooks[step]).cells:
-                tags = cell.metadata.get("tags", ())
-                # in 04 what draws and exports speaks of the scene, what measures does not; the case whose
-                # answer is known of 02 is no part of the sample
-                other = "solution" in tags or any(word in cell.source for word in ("scene", "known_image"))
-                if cell.cell_type == "code" and not other:
-                    exec(compile(cell.source, f"{step}, {cell.source[:40]!r}", "exec"), names)
+            for code, tags in _cells(step):
+                exec(code, names)
                 if "parameters" in tags:
                     names |= {"sample": str(sample), "run_dir": str(run_dir), "device": "cpu"}
                     names |= {key: value for key, value in (options or {}).items() if key in names}
@@ -164,6 +173,8 @@ def code_hash() -> str:
     """Of the analysis, the twin of tables and the notebooks: the table is theirs."""
     folders = [ROOT / "mesotomo_utils" / name for name in ("analysis", "twin")]
     files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
+    mapping = ROOT / "mesotomo_utils" / "mapping"
+    files += [mapping / f"{name}.py" for name in ("cell_errors", "indexing", "superlattice")]
     files += [ROOT / "notebooks" / f"{step}.py" for step in STEPS]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 

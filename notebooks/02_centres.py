@@ -47,7 +47,7 @@ figures.use_style()
 # %% tags=["parameters"]
 sample = "runs/small/input/sample.yaml"  # the sample file of the run
 run_dir = "runs/small"  # the run folder
-device = "auto"  # not used here: whole dots are small, threads on the CPU do them
+device = "auto"  # auto, cpu or cuda: of the picture of whole dots and all that is read from it
 whole_lacks = 0.1  # a dot counts as whole if no more than this fraction of its core is missing
 neck_threshold = 0.45  # contour of a neck between the level of its gap and that of the bodies
 n_resamples = 500  # bootstrap draws for each interval
@@ -76,7 +76,7 @@ image = None
 if not from_table:
     tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
     diameter_nm = description.quantum_dot.diameter_nm
-    image = templates.body_image(tomogram.data, tomogram.voxel_nm, diameter_nm=diameter_nm)
+    image = templates.body_image(tomogram.data, tomogram.voxel_nm, diameter_nm=diameter_nm, device=device)
     print(f"{tomogram.shape} voxels of {tomogram.voxel_nm:.4f} nm → {image.values.shape} of {image.step_nm:.3f} nm")
 
 # %% [markdown]
@@ -172,7 +172,8 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 halves, differences = (), pd.DataFrame(columns=["dx_nm", "dy_nm", "dz_nm"], dtype=float)
 if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") for name in ("even", "odd")):
     files = [open_tomogram(results.path(run_dir, f"half_{name}.ome.zarr")) for name in ("even", "odd")]
-    halves = [templates.body_image(file.data, file.voxel_nm, diameter_nm=diameter_nm) for file in files]
+    options = {"diameter_nm": diameter_nm, "device": device}
+    halves = [templates.body_image(file.data, file.voxel_nm, **options) for file in files]
     sigmas, differences = centres.half_set_sigmas(found, *halves, template)
     found = found.assign(**sigmas)
 found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)  # NaN without halves

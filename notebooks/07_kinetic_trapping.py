@@ -118,9 +118,7 @@ pd.DataFrame({name: e.as_result() for name, e in fixed.items()})
 # ## R_mono is not known well
 #
 # Orientations that lose less than 1 % of the overlap are all as good as the optimum, and they lie up to several
-# degrees from it. The same mean from each of them, and the range of these means. It is recorded beside the result and is
-# no part of its 95 % interval: that says what another sample would give with R_mono found in the same way, while the
-# range says how much hangs on the choice of the reference.
+# degrees from it. The same mean from each of them:
 
 # %%
 near = lattice.from_quaternions(np.array(mono_file["near_optimum"], float).reshape(-1, 4))
@@ -128,9 +126,8 @@ near = near[np.unique(np.linspace(0, len(near) - 1, min(n_references, len(near))
 oriented = np.isfinite(rotations).all((1, 2))
 noise = moments.noise_variance(sigma_deg[oriented])
 from_near = np.array([moments.mean_length(trapping.turn_vectors(rotations[oriented], m), noise) for m in near])
-near_range = [float(from_near.min()), float(from_near.max())] if np.isfinite(from_near).any() else [np.nan, np.nan]
-uncertain = trapping.widen_by_reference(fixed["mean"], from_near)
-pd.DataFrame({"R_mono": fixed["mean"].as_result(), "any orientation near the optimum": uncertain.as_result()})
+misorientation = trapping.widen_by_reference(fixed["mean"], from_near)
+pd.DataFrame({"R_mono fixed": fixed["mean"].as_result(), "R_mono uncertain": misorientation.as_result()})
 
 # %% [markdown]
 # And from two references that know nothing of facets: the rotation nearest to the directions of A, B and C (polar), and
@@ -219,14 +216,8 @@ print(
 
 # %%
 values = [
-    results.value("mono_misorientation_mean_deg", unit="deg", **fixed["mean"].as_result()),
-    results.value(
-        "mono_misorientation_near_deg",
-        near_range,
-        "deg",
-        n=len(near),
-        reason=None if np.isfinite(near_range).all() else "no orientations, or their errors are unknown",
-    ),
+    results.value("mono_misorientation_mean_deg", unit="deg", **misorientation.as_result()),
+    results.value("mono_misorientation_fixed_deg", unit="deg", **fixed["mean"].as_result()),
     results.value("mono_misorientation_raw_deg", unit="deg", **fixed["mean_raw"].as_result()),
     results.value("mono_misorientation_rms_deg", unit="deg", **fixed["rms"].as_result()),
 ]

@@ -288,10 +288,9 @@ def layer_table(
     Returns
     -------
     DataFrame ``layer, n``; with ``_sigma, _low, _high`` each ``misorientation_deg`` (mean,
-    without noise), ``misorientation_raw_deg``,
+    without noise, R_mono's own uncertainty in the interval), ``misorientation_raw_deg``,
     ``displacement_sd_a_nm`` … ``_n_nm`` (without noise, about the layer's mean);
-    ``misorientation_near_low_deg``, ``misorientation_near_high_deg`` (the mean from each of
-    ``references``: least and largest); ``low_deg``, ``high_deg`` (central 95 % of the dots, raw);
+    ``low_deg``, ``high_deg`` (central 95 % of the dots, raw);
     ``displacement_sd_raw_*_nm`` and ``displacement_mean_n_nm``.
     """
     turn = table[["turn_a_deg", "turn_b_deg", "turn_c_deg"]].to_numpy(float)
@@ -305,12 +304,10 @@ def layer_table(
         noise = moments.noise_variance(table["sigma_deg"].to_numpy()[known])
         others = [moments.mean_length(turn_vectors(rotations[known], m), noise) for m in references]
         found = {
-            "misorientation_deg": angle["mean"],
+            "misorientation_deg": widen_by_reference(angle["mean"], np.array(others)),
             "misorientation_raw_deg": angle["mean_raw"],
         }
         record: dict = {"layer": int(number), "n": len(rows), "reason": angle["mean"].reason}
-        ends = (min(others), max(others)) if np.isfinite(others).all() and others else (np.nan, np.nan)
-        record["misorientation_near_low_deg"], record["misorientation_near_high_deg"] = ends
         for direction in DIRECTIONS:
             sd = displacement_sd(part, direction, own, fitted=1, n_resamples=n_resamples, rng=rng)
             found[f"displacement_sd_{direction}_nm"] = sd["clean"]
@@ -334,19 +331,21 @@ def interior_contrast(layers: pd.DataFrame, name: str) -> Estimate:
     layers
         From `layer_table`, one row for each layer, bottom to top.
     name
-        A column with ``_sigma``.
+        A column with ``_sigma, _low, _high``.
 
     Returns
     -------
-    Estimate; the errors of the layers count as independent. NaN for fewer than three layers.
+    Estimate; the errors of the layers count as independent, and their intervals, wider where a layer has few
+    independent columns, are added in quadrature. NaN for fewer than three layers.
     """
     value = layers[name].to_numpy(float)
     sigma = layers[f"{name}_sigma"].to_numpy(float)
+    half = (layers[f"{name}_high"] - layers[f"{name}_low"]).to_numpy(float) / 2
     n = len(value)
     if n < 3 or not np.isfinite(value).all():
         return statistics.missing("a layer has no value, or there are fewer than three layers", n)
     weight = np.full(n, 1.0 / (n - 2))
     weight[[0, -1]] = -0.5
-    error = float(np.sqrt(np.sum((weight * sigma) ** 2)))
+    error, reach = (float(np.sqrt(np.sum((weight * each) ** 2))) for each in (sigma, half))
     difference = float(weight @ value)
-    return Estimate(difference, error, difference - 1.96 * error, difference + 1.96 * error, n)
+    return Estimate(difference, error, difference - reach, difference + reach, n)

@@ -99,7 +99,7 @@ class Template:
     step_nm: float
 
 
-def body_image(volume, voxel_nm: float, *, diameter_nm: float) -> BodyImage:
+def body_image(volume, voxel_nm: float, *, diameter_nm: float, device: str = "cpu") -> BodyImage:
     """Filter the atomic lattice away and bring matrix and bodies to 0 and 1.
 
     Parameters
@@ -110,6 +110,8 @@ def body_image(volume, voxel_nm: float, *, diameter_nm: float) -> BodyImage:
         Edge of its voxels, nm.
     diameter_nm
         Nominal diameter of the dots, nm.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"auto"``: where it is filtered, and later correlated and read.
 
     Returns
     -------
