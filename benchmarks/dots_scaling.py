@@ -4,11 +4,13 @@ One tile of eight dots, each a lattice of atoms turned on its own, in noise, is 
 held as a whole (6,000 dots of 5 nm take 7 GB of voxels of 0.09 nm). Timed, once each, are the picture of whole dots,
 centres, indices and necks (02), and the search of all orientations (03). What the tilts repeat of the lattices is not
 in it: that goes with the voxels, not with the dots. Ten minutes on two cores, 5 GB.
+
+    python benchmarks/dots_scaling.py [60] [600] [6000] [--device cuda]
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 import numpy as np
@@ -53,18 +55,23 @@ def eight_dots(rng: np.random.Generator) -> np.ndarray:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("counts", nargs="*", type=int, choices=COUNTS, default=list(COUNTS))
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
     tile = eight_dots(np.random.default_rng(0))
     rows = []
-    for cells in [COUNTS[int(n)] for n in sys.argv[1:]] or COUNTS.values():
+    for cells in (COUNTS[n] for n in options.counts):
         volume = Tiled(tile, cells, margin=30)
         begun = time.perf_counter()
-        image = template.body_image(volume, VOXEL_NM, diameter_nm=DIAMETER_NM)
+        image = template.body_image(volume, VOXEL_NM, diameter_nm=DIAMETER_NM, device=options.device)
         xyz = centres.find_centres(image)[0][["x_nm", "y_nm", "z_nm"]].to_numpy()
         grown = superlattice.index_superlattice(xyz)
         joints = necks.measure_necks(image, xyz, superlattice.neighbour_pairs(grown))
         middle = time.perf_counter()
         window = orientation.default_window_nm(DIAMETER_NM)
-        table = orientation.orient_dots(volume, VOXEL_NM, xyz, lattice_nm=LATTICE_NM, window_nm=window, strain=False)
+        settings = {"lattice_nm": LATTICE_NM, "window_nm": window, "strain": False, "device": options.device}
+        table = orientation.orient_dots(volume, VOXEL_NM, xyz, **settings)
         end = time.perf_counter()
         each = {"02 (ms a dot)": 1e3 * (middle - begun) / len(xyz), "03 (ms a dot)": 1e3 * (end - middle) / len(xyz)}
         found = {"put in": int(np.prod(cells)), "found": len(xyz), "pairs": len(joints)}

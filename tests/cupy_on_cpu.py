@@ -178,7 +178,7 @@ def modules() -> dict[str, ModuleType]:
         ),
     )
     transforms = ModuleType("cupyx.scipy.fft")
-    for name in ("fft", "ifft", "rfft", "fft2", "ifft2"):
+    for name in ("fft", "ifft", "rfft", "fft2", "ifft2", "rfftn", "irfftn"):
         setattr(transforms, name, _transform(getattr(scipy.fft, name)))
     found = {"cupy": cupy, "cupyx.scipy.fft": transforms}
     return {**found, **{name: ModuleType(name) for name in ("cupyx", "cupyx.scipy")}}
@@ -208,6 +208,8 @@ def _transform(function):
     def transform(x, n=None, axis=None, norm=None, overwrite_x=False, *, axes=None, plan=None):
         assert type(x) is DeviceArray
         options = {"n": n, "axis": axis} if axes is None else {"axes": axes}
+        if function.__name__.endswith("n"):
+            options = {"s": n, "axes": axes}
         return function(x.view(np.ndarray), norm=norm, overwrite_x=overwrite_x, **options).view(DeviceArray)
 
     return transform

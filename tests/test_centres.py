@@ -210,3 +210,23 @@ def test_an_empty_image_holds_no_dots():
     empty = template.BodyImage(np.zeros((60, 60, 60), np.float32), 0.25, 5.0, 0.0, 1.0)
     with pytest.raises(ValueError, match=r"no dots of about 5\.0 nm"):
         template.learn_template(empty)
+
+
+def assert_same_centres(film, table):
+    """To 1e-4 nm: a thousandth of what is asked of a centre."""
+    image = template.body_image(film.volume, film.voxel_nm, diameter_nm=5.0, device="cuda")
+    there, _ = centres.find_centres(image)
+    assert len(there) == len(table)
+    assert np.abs(there[XYZ] - table[XYZ]).to_numpy().max() < 1e-4
+    assert np.abs(there[["score", "missing"]] - table[["score", "missing"]]).to_numpy().max() < 1e-4
+
+
+@pytest.mark.parametrize("gpu", ["gridding"], indirect=True)
+def test_a_gpu_finds_the_same_centres(gpu, found):
+    assert_same_centres(found[0], found[2])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("real_gpu", ["gridding"], indirect=True)
+def test_a_real_gpu_finds_the_same_centres(real_gpu, found):
+    assert_same_centres(found[0], found[2])

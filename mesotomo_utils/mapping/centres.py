@@ -18,6 +18,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from mesotomo_utils import lattice
+from mesotomo_utils.backend import get_array_module, to_device, to_numpy
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.mapping.sampling import coarsen, offsets_nm, to_index
 from mesotomo_utils.mapping.template import (
@@ -57,6 +58,8 @@ NOISE_DIAMETERS = (0.026, 0.026, 0.015)
 #: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
 SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
+#: Dots at a time.
+_CHUNK = {"cpu": 32, "cuda": 256}
 #: Of a cut dot, the part farther out than this from its centre is left out of the fit.
 OUTER_DIAMETERS = 0.2
 
@@ -120,7 +123,7 @@ def refine_centres(
                 break
         return inversion.follow(at, scales[-1:]) if restarts else at
 
-    refined = _in_chunks(refine, start)
+    refined = _in_chunks(refine, start, device=image.device)
     lost = np.linalg.norm(refined - start, axis=1) > image.diameter_nm / 3
     refined[lost] = start[lost]
     return refined
@@ -135,9 +138,9 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template) -> np.ndarray:
     start = np.asarray(xyz_nm, float).reshape(-1, 3)
     diameter = image.diameter_nm
     values = coarsen(
-        image.values, image.step_nm, step_nm=0.08 * diameter, sigma_nm=0.045 * diameter
+        image.values, image.step_nm, step_nm=0.08 * diameter, sigma_nm=0.045 * diameter, device=image.device
     )
-    coarse = BodyImage(values, 0.08 * diameter, diameter, image.background, image.contrast)
+    coarse = BodyImage(values, 0.08 * diameter, diameter, image.background, image.contrast, image.device)
     inversion = _Inversion(coarse, mean_dot(coarse, start[: max(1, len(start) // 2)]))
     offsets = START_DIAMETERS * diameter * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])
 
@@ -153,15 +156,15 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template) -> np.ndarray:
         chosen = np.array(ends)[best, np.arange(len(first))]
         return np.where(np.isfinite(costs.min(axis=0))[:, None], chosen, first)
 
-    return _in_chunks(refine, start)
+    return _in_chunks(refine, start, device=image.device)
 
 
-def _in_chunks(function, points: np.ndarray, size: int = 32) -> np.ndarray:
-    """Apply a function of (n, 3) points to small groups of them, on all cores."""
+def _in_chunks(function, points: np.ndarray, *, device: str) -> np.ndarray:
+    """Apply a function of (n, 3) points to groups of them: small ones on all cores, larger ones on a GPU."""
     if len(points) == 0:
         return points.copy()
-    chunks = np.array_split(points, int(np.ceil(len(points) / size)))
-    return np.concatenate(map_items(function, chunks))
+    chunks = np.array_split(points, int(np.ceil(len(points) / _CHUNK[device])))
+    return np.concatenate(map_items(function, chunks, workers=1 if device == "cuda" else None))
 
 
 class _Inversion:
@@ -173,26 +176,28 @@ class _Inversion:
         self._half = int(np.abs(np.argwhere(template.body > 0) - middle).max())  # the body fits in a smaller box
         self._flank = flank
         inner = (slice(middle - self._half, middle + self._half + 1),) * 3
-        self._inside = template.body[inner].ravel() > 0
+        inside = template.body[inner].ravel() > 0
         # Half of the box is enough: the odd part of the other half is its negative.
-        self._inside[self._inside.size // 2 :] = False
+        inside = np.flatnonzero(inside[: inside.size // 2])
         gradient = np.stack([part[inner] for part in np.gradient(template.values, template.step_nm)[::-1]])
-        self._gradient = gradient.reshape(3, -1)[:, self._inside]
-        self._body = template.body[inner].ravel()[self._inside]
-        self._facets = self._body * np.square(self._gradient).sum(axis=0)
+        gradient, body = gradient.reshape(3, -1)[:, inside], template.body[inner].ravel()[inside]
+        arrays = inside, (2 * self._half + 1) ** 3 - 1 - inside, gradient, body
+        self._inside, self._mirrored, self._gradient, self._body = (to_device(a, image.device) for a in arrays)
+        self._facets = self._body * (self._gradient**2).sum(axis=0)
+        self._xp = get_array_module(self._body)
 
     def _odd(self, at: np.ndarray) -> np.ndarray:
         patches = self._sampler.patches(at, self._half).reshape(len(at), -1)
-        return (patches[:, self._inside] - patches[:, ::-1][:, self._inside]) / 2
+        return (patches[:, self._inside] - patches[:, self._mirrored]) / 2
 
     def _weights(self, left: np.ndarray, scale: float) -> np.ndarray:
         """(N, v) Geman-McClure weights of residuals, the least in reach of a flank."""
         weights = 1 / (1 + (left / scale) ** 2) ** 2
         if self._flank:
             size = 2 * self._half + 1
-            box = np.ones((len(left), size**3), np.float32)
+            box = self._xp.ones((len(left), size**3), np.float32)
             box[:, self._inside] = weights
-            box[:, ::-1][:, self._inside] = weights
+            box[:, self._mirrored] = weights
             weights = _lowest_around(box.reshape(-1, size, size, size), self._flank)
             weights = weights.reshape(len(left), -1)[:, self._inside]
         return weights
@@ -200,11 +205,11 @@ class _Inversion:
     def asymmetry(self, at: np.ndarray, scale: float) -> np.ndarray:
         """(N,) fraction of the body that is not its own mirror image about the (N, 3) points."""
         square = (self._odd(at) / scale) ** 2
-        return (self._body * square / (1 + square)).sum(axis=1) / self._body.sum()
+        return to_numpy((self._body * square / (1 + square)).sum(axis=1) / self._body.sum())
 
     def support(self, at: np.ndarray, scale: float) -> np.ndarray:
         """(N,) fraction of the facets, squared gradients, that are their own mirror image about the (N, 3) points."""
-        return self._weights(self._odd(at), scale) @ self._facets / self._facets.sum()
+        return to_numpy(self._weights(self._odd(at), scale) @ self._facets / self._facets.sum())
 
     def follow(self, at: np.ndarray, scales: Sequence[float]) -> np.ndarray:
         """(N, 3) points after a step towards the centres of inversion with each scale."""
@@ -216,14 +221,15 @@ class _Inversion:
 
 def _lowest_around(boxes: np.ndarray, reach: int) -> np.ndarray:
     """Minimum filter of (N, s, s, s) boxes, their outermost voxels only among themselves."""
-    other = np.empty_like(boxes)
+    xp = get_array_module(boxes)
+    other = xp.empty_like(boxes)
     for axis in (1, 2, 3):
         at = [(slice(None),) * axis + (s,) for s in (slice(1, None), slice(None, -1), slice(1, -1))]
         first, last = (slice(None),) * axis + (0,), (slice(None),) * axis + (-1,)
         for _ in range(reach):
             # of each voxel and the one before it, then of two such pairs
-            pairs = np.minimum(boxes[at[0]], boxes[at[1]], out=other[at[0]])
-            np.minimum(pairs[at[0]], pairs[at[1]], out=boxes[at[2]])
+            pairs = xp.minimum(boxes[at[0]], boxes[at[1]], out=other[at[0]])
+            xp.minimum(pairs[at[0]], pairs[at[1]], out=boxes[at[2]])
             boxes[first], boxes[last] = pairs[first], pairs[last]
     return boxes
 
@@ -231,11 +237,12 @@ def _lowest_around(boxes: np.ndarray, reach: int) -> np.ndarray:
 def _shift(odd: np.ndarray, gradient: np.ndarray, weigh: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """(N, 3) shifts that explain (N, v) residuals, by least squares reweighted twice."""
     shift = np.zeros((len(odd), 3))
+    xp = get_array_module(odd)
     products = (gradient[:, None] * gradient).reshape(9, -1)
     for _ in range(2):
-        weights = weigh(odd + shift.astype(np.float32) @ gradient)
-        matrix = (weights @ products.T).reshape(-1, 3, 3) + 1e-9 * np.eye(3)
-        right = (weights * odd) @ gradient.T
+        weights = weigh(odd + xp.asarray(shift.astype(np.float32)) @ gradient)
+        matrix = to_numpy(weights @ products.T).reshape(-1, 3, 3) + 1e-9 * np.eye(3)
+        right = to_numpy((weights * odd) @ gradient.T)
         shift = -np.linalg.solve(matrix, right[..., None])[..., 0]
     return shift
 
@@ -257,12 +264,12 @@ def missing_core(image: BodyImage, xyz_nm, template: Template) -> np.ndarray:
     middle = (depth > 0.5 * depth.max()).ravel()
 
     def measure(points: np.ndarray) -> np.ndarray:
-        patches = image.sampler.patches(points, half).reshape(len(points), -1)
+        patches = to_numpy(image.sampler.patches(points, half)).reshape(len(points), -1)
         level = np.maximum(np.median(patches[:, middle], axis=1), 0.5)
         # The blurred facet of a whole dot counts as there: seven tenths of the level do.
         return (1 - np.clip(patches[:, core] / (0.7 * level[:, None]), 0, 1)).mean(axis=1)
 
-    return _in_chunks(measure, xyz) if len(xyz) else np.zeros(0)
+    return _in_chunks(measure, xyz, device=image.device) if len(xyz) else np.zeros(0)
 
 
 def on_rim(xyz_nm, diameter_nm: float) -> np.ndarray:
@@ -333,17 +340,17 @@ def recentre_cut(image: BodyImage, xyz_nm, template: Template, axis_xy_nm) -> np
         for distance in (0.0, 0.1, 0.2, 0.3):
             at = first + distance * image.diameter_nm * outwards
             for scale in (0.4, 0.3, 0.2, 0.15, 0.15, 0.15):
-                left = image.sampler.patches(at, half).reshape(len(at), -1)[:, inside] - values
+                left = to_numpy(image.sampler.patches(at, half)).reshape(len(at), -1)[:, inside] - values
                 step = _shift(left, gradient, lambda rest, scale=scale: weights / (1 + (rest / scale) ** 2) ** 2)
                 at = at + np.clip(step, -0.3, 0.3)
-            left = image.sampler.patches(at, half).reshape(len(at), -1)[:, inside] - values
+            left = to_numpy(image.sampler.patches(at, half)).reshape(len(at), -1)[:, inside] - values
             square = (left / 0.15) ** 2
             ends.append(at)
             costs.append((weights * square / (1 + square)).sum(axis=1) / weights.sum(axis=1))
         best = np.argmin(costs, axis=0)
         return np.array(ends)[best, np.arange(len(first))]
 
-    return _in_chunks(refine, start)
+    return _in_chunks(refine, start, device=image.device)
 
 
 def find_centres(

@@ -8,6 +8,7 @@ refined with its own picks.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import numpy as np
 from scipy import fft as sfft
@@ -15,7 +16,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.filters import threshold_otsu
 
-from mesotomo_utils.backend import cpu_count
+from mesotomo_utils.backend import cpu_count, fft_module, get_array_module, resolve_device, to_device, to_numpy
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.mapping.sampling import Sampler, coarsen, offsets_nm, to_nm
 
@@ -54,6 +55,8 @@ class BodyImage:
         Nominal dot diameter, nm.
     background, contrast
         Grey levels of the tomogram: matrix, and body above matrix.
+    device
+        ``"cpu"`` or ``"cuda"``: where it is correlated and read.
     """
 
     values: np.ndarray
@@ -61,6 +64,7 @@ class BodyImage:
     diameter_nm: float
     background: float
     contrast: float
+    device: str = "cpu"
     _sampler: Sampler | None = field(default=None, repr=False)
     _correlator: _Correlator | None = field(default=None, repr=False)
 
@@ -68,7 +72,7 @@ class BodyImage:
     def sampler(self) -> Sampler:
         """Cubic-spline interpolation of ``values``, made when first asked for."""
         if self._sampler is None:
-            self._sampler = Sampler(self.values, self.step_nm)
+            self._sampler = Sampler(self.values, self.step_nm, device=self.device)
         return self._sampler
 
     @property
@@ -129,7 +133,8 @@ def body_image(volume, voxel_nm: float, *, diameter_nm: float, device: str = "cp
             "correct quantum_dot.diameter_nm or the voxel size in the sample file"
         )
     step = max(STEP_DIAMETERS * diameter_nm, voxel_nm)
-    values = coarsen(volume, voxel_nm, step_nm=step, sigma_nm=SIGMA_DIAMETERS * diameter_nm)
+    where = resolve_device(device)
+    values = coarsen(volume, voxel_nm, step_nm=step, sigma_nm=SIGMA_DIAMETERS * diameter_nm, device=where)
     if not np.isfinite(values).all():
         raise ValueError("volume: values that are not finite; reconstruct the tomogram again")
     if np.ptp(values) == 0:
@@ -137,7 +142,7 @@ def body_image(volume, voxel_nm: float, *, diameter_nm: float, device: str = "cp
     background, contrast = _levels(values)
     values -= np.float32(background)
     values /= np.float32(contrast)
-    return BodyImage(values, step, float(diameter_nm), background, contrast)
+    return BodyImage(values, step, float(diameter_nm), background, contrast, where)
 
 
 def _levels(values: np.ndarray) -> tuple[float, float]:
@@ -162,12 +167,12 @@ def correlate(image: BodyImage, template: Template) -> np.ndarray:
     contrast is replaced by a twentieth of that of a dot, so that noise gets no score.
     """
     if image._correlator is None:
-        image._correlator = _Correlator(image.values)
+        image._correlator = _Correlator(to_device(image.values, image.device))
     mask = template.weights
     deviation = template.values - (mask * template.values).sum() / mask.sum()
     centred = mask * deviation
     norm = np.sqrt((centred * deviation).sum())
-    return image._correlator.with_kernel(centred) / (norm * image._correlator.contrast(mask))
+    return to_numpy(image._correlator.with_kernel(centred) / (norm * image._correlator.contrast(mask)))
 
 
 class _Correlator:
@@ -192,13 +197,15 @@ class _Correlator:
         if not np.array_equal(mask, self._mask):
             total = np.float32(mask.sum())
             variance = self._correlation(mask, square=True) - self._correlation(mask, square=False) ** 2 / total
-            self._mask, self._contrast = mask, np.sqrt(np.maximum(variance, 0) + np.float32(FLAT) * total)
+            xp = get_array_module(variance)
+            self._mask, self._contrast = mask, xp.sqrt(xp.maximum(variance, 0) + np.float32(FLAT) * total)
         return self._contrast
 
     def _correlation(self, kernel: np.ndarray, *, square: bool) -> np.ndarray:
-        n, half = len(self._values), np.asarray(kernel.shape) // 2
+        n, half = len(self._values), [edge // 2 for edge in kernel.shape]
         rows = max(1, int(_SLAB_VOXELS // self._values[0].size))
-        out = np.empty_like(self._values)
+        xp = get_array_module(self._values)
+        out = xp.empty_like(self._values)
         for first in range(0, n, rows):
             last = min(first + rows, n)
             low, high = max(first - half[0], 0), min(last + half[0], n)
@@ -210,15 +217,21 @@ class _Correlator:
                 if tuple(shape) not in self._spectra:
                     self._spectra = {tuple(shape): _transform(slab, shape)}
                 spectrum = self._spectra[tuple(shape)]
-            product = spectrum * np.conj(_transform(kernel.astype(np.float32), shape))
-            full = sfft.irfftn(product, shape, workers=cpu_count(), overwrite_x=True)
-            full = np.roll(full, half, axis=(0, 1, 2))
+            product = spectrum * xp.conj(_transform(xp.asarray(kernel.astype(np.float32)), shape))
+            full = fft_module(xp).irfftn(product, shape, overwrite_x=True, **_threads(xp))
+            full = xp.roll(full, half, axis=(0, 1, 2))
             out[first:last] = full[first - low : last - low, : slab.shape[1], : slab.shape[2]]
         return out
 
 
 def _transform(values: np.ndarray, shape: list[int]) -> np.ndarray:
-    return sfft.rfftn(values, shape, workers=cpu_count())
+    xp = get_array_module(values)
+    return fft_module(xp).rfftn(values, shape, **_threads(xp))
+
+
+def _threads(xp: ModuleType) -> dict[str, int]:
+    """SciPy's transforms are told how many threads to take, those of a GPU are not."""
+    return {"workers": cpu_count()} if xp is np else {}
 
 
 def _ball(image: BodyImage) -> Template:
@@ -324,7 +337,8 @@ def mean_dot(image: BodyImage, xyz_nm: np.ndarray) -> Template:
     """Mean of the dots at (N, 3) centres, averaged with its inversion, and its masks."""
     read = image.sampler.patches
     parts = np.array_split(np.asarray(xyz_nm, float), max(1, -(-len(xyz_nm) // _PATCHES)))
-    mean = np.sum(map_items(lambda part: read(part, image.half_box).sum(axis=0), parts), axis=0) / len(xyz_nm)
+    sums = map_items(lambda part: to_numpy(read(part, image.half_box).sum(axis=0)), parts)
+    mean = np.sum(sums, axis=0) / len(xyz_nm)
     mean = (mean + mean[::-1, ::-1, ::-1]) / 2
     radius = np.linalg.norm(offsets_nm(image.half_box, image.step_nm), axis=-1)
     centre = mean[tuple(slice(n // 2 - 2, n // 2 + 3) for n in mean.shape)].mean()
