@@ -56,11 +56,13 @@ def eight_dots(rng: np.random.Generator) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("counts", nargs="*", type=int, choices=COUNTS, default=list(COUNTS))
+    parser.add_argument("counts", nargs="*", type=int, default=list(COUNTS), help="60, 600 or 6000")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     tile = eight_dots(np.random.default_rng(0))
     rows = []
+    if not set(options.counts) <= set(COUNTS):
+        parser.error(f"counts are among {', '.join(map(str, COUNTS))}, not {options.counts}")
     for cells in (COUNTS[n] for n in options.counts):
         volume = Tiled(tile, cells, margin=30)
         begun = time.perf_counter()

@@ -368,6 +368,38 @@ def test_a_block_bootstrap_sees_the_correlation_that_a_plain_one_misses():
     assert spread[0] > 2 * spread[1]
 
 
+def test_columns_that_vary_together_widen_the_interval():
+    x, y = np.meshgrid(np.arange(12), np.arange(12), indexing="ij")
+    xy_nm = 6.0 * np.column_stack([x.ravel(), y.ravel()])
+    places = statistics.places(xy_nm, spacing_nm=6.0)
+    square = np.sum((places[:, None] - places) ** 2, axis=2)
+    # what next neighbours share, they share with nobody farther off
+    common = np.exp(-square / (2 * 0.7**2))
+    values = np.random.default_rng(1).multivariate_normal(np.zeros(144), common, size=300, method="eigh")
+    settings = {"n_resamples": 200, "rng": np.random.default_rng(2)}
+    found = [statistics.bootstrap(lambda rows, v=v: v[rows].mean(), places, **settings).std() for v in values[:12]]
+    b = statistics.n_blocks(places)
+    assert b == pytest.approx(1 / np.exp(-square / (2 * statistics.REACH**2)).mean())
+    sigma = np.sqrt(np.mean(np.square(found)) * b / (b - 1))
+    assert sigma == pytest.approx(values.mean(axis=1).std(), rel=0.2)
+    assert sigma > 1.5 / 12  # single columns would tell 1 / 12
+
+
+def test_a_wide_film_takes_a_bounded_number_of_columns():
+    x, y = np.meshgrid(np.arange(60), np.arange(50), indexing="ij")
+    places = np.column_stack([x.ravel(), y.ravel()]).astype(float)
+    value = np.random.default_rng(1).normal(size=3000)
+    calls = []
+
+    def mean(rows):
+        calls.append(len(rows))
+        return value[rows].mean()
+
+    draws = statistics.bootstrap(mean, places, n_resamples=500, rng=np.random.default_rng(2))
+    assert len(calls) <= statistics.MOST_COLUMNS + 1
+    assert 1.0 < draws.std() * np.sqrt(3000) < 2.5  # each counts its neighbours along
+
+
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     random, inside = rng(), 0
     for _ in range(150):

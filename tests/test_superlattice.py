@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mesotomo_utils.lattice import axis_angle, cell_matrix, cell_parameters
-from mesotomo_utils.mapping import dot_table, indexing, superlattice
+from mesotomo_utils.mapping import cell_errors, dot_table, indexing, superlattice
 
 CELL = axis_angle([0.1, 0.2, 1.0], 0.5) @ cell_matrix(6.2, 6.0, 5.8, 98, 95, 93)
 XYZ = ["x_nm", "y_nm", "z_nm"]
@@ -150,6 +150,25 @@ def test_pairs_name_the_plus_neighbour():
         some = step[pairs["axis"] == axis]
         np.testing.assert_allclose(some, np.broadcast_to(lattice.vectors[0][:, n], some.shape), atol=1e-9)
     assert not pairs.duplicated(["qd_1", "axis"]).any()
+
+
+def test_errors_of_a_cell_from_neighbours_that_move_together(monkeypatch):
+    sites = np.array(list(np.ndindex(7, 7, 7)))
+    ideal = sites @ CELL.T
+    distance = np.linalg.norm(ideal[:, None] - ideal, axis=2)
+    fitted, found = [], []
+    rng = np.random.default_rng(4)
+    root = np.linalg.cholesky(np.exp(-distance / 12.0) + 1e-9 * np.eye(len(ideal)))
+    for _ in range(30):
+        xyz = ideal + 0.3 * root @ rng.normal(size=ideal.shape)
+        fitted.append(np.linalg.lstsq(np.column_stack([sites, np.ones(len(sites))]), xyz, rcond=None)[0][:3].T)
+        found.append(cell_errors.cell_errors(sites, xyz, fitted[-1]))
+    scatter = np.std([list(cell_parameters(cell).values()) for cell in fitted], axis=0)
+    assert np.median(found, axis=0) == pytest.approx(scatter, rel=0.35)
+    # from some of the rows of the covariance it is the same
+    whole = cell_errors.cell_errors(sites, xyz, fitted[-1])
+    monkeypatch.setattr(cell_errors, "MOST_ROWS", 120)
+    assert cell_errors.cell_errors(sites, xyz, fitted[-1]) == pytest.approx(whole, rel=0.1)
 
 
 def test_known_indices_are_kept():

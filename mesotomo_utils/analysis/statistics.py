@@ -106,6 +106,7 @@ def column_blocks(xy_nm: np.ndarray, *, spacing_nm: float, dots_per_block: int =
 
 
 REACH = 1.5  # spacings over which columns of dots vary together; see `places`
+MOST_COLUMNS = 150  # of a wide film several are counted as one: there are enough of them
 
 
 def places(xy_nm: np.ndarray, *, spacing_nm: float) -> np.ndarray:
@@ -136,8 +137,15 @@ def pair_blocks(blocks: np.ndarray, table: pd.DataFrame) -> np.ndarray:
 
 def _columns(blocks: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Rows of each column of dots, and how far each two of them vary together."""
-    label = np.unique(np.round(blocks).astype(int), axis=0, return_inverse=True)[1].ravel()
-    size = np.bincount(label)
+    edge = 1
+    while True:
+        cells = np.round(blocks / edge).astype(int)
+        cells -= cells.min(axis=0)
+        label = np.unique(cells @ [cells[:, 1].max() + 1, 1], return_inverse=True)[1]
+        size = np.bincount(label)
+        if len(size) <= MOST_COLUMNS:
+            break
+        edge = max(edge + 1, int(edge * np.sqrt(len(size) / MOST_COLUMNS)))
     members = np.split(np.argsort(label, kind="stable"), np.cumsum(size)[:-1])
     centre = np.column_stack([np.bincount(label, c) / size for c in blocks.T])
     # a slim needle has few columns: the reach that leaves half a dozen independent ones
@@ -152,7 +160,7 @@ def n_blocks(blocks: np.ndarray) -> float:
     themselves takes off the variance of their sum is one of so many parts.
     """
     blocks = np.asarray(blocks)
-    if blocks.ndim == 1:
+    if blocks.ndim == 1 or not len(blocks):
         return np.unique(blocks).size
     members, common = _columns(blocks)
     size = np.array([len(rows) for rows in members])

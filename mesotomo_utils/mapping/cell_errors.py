@@ -14,6 +14,7 @@ from scipy.spatial.distance import cdist
 from mesotomo_utils.lattice import cell_parameters, film_frame
 
 MOST_DOTS = 1500  # nearest to the middle; from them the covariance is known well enough
+MOST_ROWS = 4000  # of the covariance of all dots, evenly drawn: their sum is known to two per cent
 NEAR = 2.2  # spacings within which the displacements of two dots are compared
 RANGES = np.geomspace(0.1, 10.0, 21)  # spacings
 
@@ -61,7 +62,7 @@ def cell_errors(index: np.ndarray, xyz_nm: np.ndarray, cell: np.ndarray) -> np.n
     variance = []
     for length, left in zip(ranges, square, strict=True):
         scale = left / _after_fit(np.exp(-distance / length), base, near)[1]
-        variance.append(scale * (solve @ _covariance_times(xyz_nm / spacing, length, solve.T))[:3, :3])
+        variance.append(scale * _variance(solve[:3], xyz_nm / spacing, length))
     slope = _gradient(cell)
     return np.sqrt(np.einsum("fdv,dvw,fdw->f", slope, np.array(variance), slope))
 
@@ -73,10 +74,13 @@ def _after_fit(covariance: np.ndarray, base: np.ndarray, near: np.ndarray) -> tu
     return float(left[near].sum()), float(np.trace(left))
 
 
-def _covariance_times(places: np.ndarray, length: float, columns: np.ndarray, *, at_once: int = 2000) -> np.ndarray:
-    """Covariance of all dots times some columns, a slab of rows at a time."""
-    slabs = range(0, len(places), at_once)
-    return np.concatenate([np.exp(-cdist(places[n : n + at_once], places) / length) @ columns for n in slabs])
+def _variance(solve: np.ndarray, places: np.ndarray, length: float, *, at_once: int = 500) -> np.ndarray:
+    """Covariance of ``solve`` (v, N) times values at N places whose own covariance is exp(-d / length): (v, v)."""
+    rows = np.arange(len(places))[:: -(-len(places) // MOST_ROWS)]
+    total = np.zeros((len(solve), len(solve)))
+    for some in np.split(rows, range(at_once, len(rows), at_once)):
+        total += solve[:, some] @ (np.exp(-cdist(places[some], places) / length) @ solve.T)
+    return (total + total.T) / 2 * len(places) / len(rows)
 
 
 def _gradient(cell: np.ndarray) -> np.ndarray:
