@@ -397,7 +397,7 @@ def test_a_wide_film_takes_a_bounded_number_of_columns():
 
     draws = statistics.bootstrap(mean, places, n_resamples=500, rng=np.random.default_rng(2))
     assert len(calls) <= statistics.MOST_COLUMNS + 1
-    assert 1.0 < draws.std() * np.sqrt(3000) < 2.5  # each counts its neighbours along
+    assert 0.75 < draws.std() * np.sqrt(3000) < 1.6  # the values are independent
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
