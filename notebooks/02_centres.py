@@ -165,8 +165,11 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # from dot to dot that the other half cancels: four tenths of that standard deviation are an error of the whole. Noise
 # does not cancel so: what it leaves in a centre is added, in proportion to its strength around the dots. And what both
 # halves share does not show in their difference: little for whole dots, but a cut dot's centre rests on the mean
-# size of the others, and its σ is nearly all of this kind. Of a missing wedge of tilts the halves know nothing either:
-# with ±70° of tilt σ is too small by a factor of ten.
+# size of the others, and its σ is nearly all of this kind.
+#
+# Of a wedge of missing tilts the halves know nothing either, and with ±70° it is the largest error by far. So the
+# bodies, cut to the levels they can have, are projected at the tilts and reconstructed once more; how far their centres
+# move tells what the wedge does.
 
 # %%
 halves, differences = (), pd.DataFrame(columns=["dx_nm", "dy_nm", "dz_nm"], dtype=float)
@@ -175,7 +178,10 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     options = {"diameter_nm": diameter_nm, "device": device}
     halves = [templates.body_image(file.data, file.voxel_nm, **options) for file in files]
     sigmas, differences = centres.half_set_sigmas(found, *halves, template)
-    found = found.assign(**sigmas)
+    angles_deg = tomogram.attributes.get("series", {}).get("angles_deg", [])
+    wedge_nm = centres.wedge_sigmas(found, image, template, angles_deg) if len(angles_deg) else np.zeros(3)
+    found = found.assign(**np.hypot(sigmas, wedge_nm))
+    print(f"a wedge of missing tilts adds {wedge_nm.round(4)} nm along x, y, z")
 found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)  # NaN without halves
 
 # %%

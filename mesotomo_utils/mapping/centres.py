@@ -11,6 +11,7 @@ cut is no mirror image any more: the inner side of the mean dot is fitted to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ from mesotomo_utils.mapping.template import (
     mean_dot,
     peaks,
 )
+from mesotomo_utils.tomography.projector import Projector
 
 #: A dot on the rim with more than this fraction of its core missing is cut by the needle's edge.
 MISSING_CORE = 0.015
@@ -55,11 +57,16 @@ HALF_SET_SHARE = 0.38
 #: Error that the noise of the tomogram leaves, which no other half cancels: along x, y, z, in dot diameters for noise
 #: as strong as the contrast of the dots.
 NOISE_DIAMETERS = (0.026, 0.026, 0.015)
+#: Where a wider wedge of tilts than this is missing, degrees, its own error is added: what it does to the bodies once
+#: more (:func:`wedge_sigmas`), times this, because some of it is in them already.
+LEAST_WEDGE_DEG, WEDGE_SCALE = 3.0, 1.3
 #: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
 SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
 #: Dots at a time.
 _CHUNK = {"cpu": 32, "cuda": 256}
+# What an image keeps of its values does not go with others.
+_FRESH = {"_sampler": None, "_correlator": None}
 #: Of a cut dot, the part farther out than this from its centre is left out of the fit.
 OUTER_DIAMETERS = 0.2
 
@@ -494,3 +501,55 @@ def noise_contrast(even: BodyImage, odd: BodyImage, xyz_nm) -> float:
         near[max(z - half, 0) : z + half + 1, max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1] = True
     bend = np.diff(difference, n=2, axis=0)[near[1:-1]]
     return float(1.4826 * np.median(np.abs(bend)))
+
+
+def missing_wedge_deg(angles_deg) -> float:
+    """The widest gap between (T,) tilts, in degrees of 180, less their median step.
+
+    Examples
+    --------
+    >>> missing_wedge_deg(np.arange(-70, 71, 2))
+    38.0
+    """
+    tilts = np.sort(np.mod(np.asarray(angles_deg, float), 180.0))
+    steps = np.diff(np.append(tilts, tilts[0] + 180.0))
+    return float(steps.max() - np.median(steps))
+
+
+def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angles_deg) -> np.ndarray:
+    """Error along x, y, z that a wedge of missing tilts leaves in a centre, alike in both half sets.
+
+    Parameters
+    ----------
+    table
+        Centres from :func:`find_centres`.
+    image
+        The tomogram of bodies.
+    template
+        The mean dot.
+    angles_deg
+        (T,) tilts that the tomogram was reconstructed from.
+
+    Returns
+    -------
+    (3,) nm, one value for all dots; 0 where no wedge wider than :data:`LEAST_WEDGE_DEG` is missing.
+
+    Notes
+    -----
+    A wedge draws shadows from body to body. Bodies are neither darker than the matrix nor brighter than a dot: cut to
+    that, the image is nearer to what was there, and holds again some of what the tilts cannot tell. It is projected at
+    the tilts and reconstructed; how far the centres move, pooled over whole dots by the median, is what the wedge does.
+    """
+    whole = table.loc[~table["recentred"], ["x_nm", "y_nm", "z_nm"]].to_numpy(float)
+    if not len(whole) or missing_wedge_deg(angles_deg) < LEAST_WEDGE_DEG:
+        return np.zeros(3)
+    n = max(image.values.shape[1:])
+    beyond = [(0, 0), *((0, n - m) for m in image.values.shape[1:])]
+    bodies = np.pad(np.clip(image.values, 0, 1), beyond)
+    projector = Projector(angles_deg, n, device=image.device)
+    there = to_device(bodies, image.device)
+    again = to_numpy(projector.fbp(projector.forward(there)))
+    kept = (slice(None), *(slice(0, m) for m in image.values.shape[1:]))
+    before = refine_centres(replace(image, values=bodies[kept], **_FRESH), whole, template, restarts=())
+    after = refine_centres(replace(image, values=again[kept], **_FRESH), before, template, restarts=())
+    return WEDGE_SCALE * 1.4826 * np.median(np.abs(after - before), axis=0)
