@@ -5,7 +5,8 @@
 Takes finished runs of twins (by default all in runs/) and prints, along each axis, where 68 % of the true errors
 lie, σ, and the share of the errors within σ: for whole and for recentred dots, which `centres.HALF_SET_SHARE`,
 `NOISE_DIAMETERS`, `WEDGE_SCALE`, `SHARED_DIAMETERS` and `RECENTRED_DIAMETERS` were chosen by; and the median of error
-over σ of the orientations, for `orientation_errors.LEFT_SCALE` and `LEFT_POWER`. A Gaussian error would give 68 % and 0.89.
+over σ of the orientations, for `orientation_errors.LEFT_SCALE` and `LEFT_POWER`. A Gaussian error would give 68 % and
+0.89.
 
 Orientations: the two constants were chosen on `paper`, `small`, `tiny` and two twins of other cells and steps (1 and
 1.5 degrees; 0.87 to 0.92 on these), and judged on one of another seed at a quarter of the dose (1.02). With tilts of
