@@ -3,7 +3,7 @@
 Each twin goes through the notebooks themselves, cell by cell and without their pictures, from its tables to
 ``results.json``. The truth of a sample is what the same notebooks find in its tables without errors of measurement;
 the truth of the generator is the mean of that over samples. An interval is meant for the second: another sample from
-the same process would give another value. So it holds the first more often. Forty minutes on two cores.
+the same process would give another value. So it holds the first more often. Twenty-five minutes on two cores.
 
     python benchmarks/interval_coverage.py [TWINS] [--record]
 

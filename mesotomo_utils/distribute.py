@@ -15,14 +15,14 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from mesotomo_utils.backend import cpu_count, resolve_device
+from mesotomo_utils.backend import cpu_count, free_memory, resolve_device
 
 _AHEAD = 3
 """Items handed to a cluster for each of its threads: one at work, the others on their way."""
 _DOTS_TOGETHER = {"cpu": 8, "cuda": 32}
 """Dots at once: enough that Python's own time counts little; few enough that their transforms, 4 MB each, stay near."""
-_THREADS_TO_A_GPU = 4
-"""While one waits for the GPU others cut out their dots. Each needs a gigabyte there."""
+_THREADS_TO_A_GPU, _BYTES_A_THREAD = 4, 1.2e9
+"""While one waits for the GPU others cut out their dots; as far as its memory allows."""
 _CONNECT_S, _WORKERS_S = 10, 60
 """How long a scheduler may take to answer, and its first worker to come, seconds."""
 
@@ -94,7 +94,7 @@ def map_dots(
     where = resolve_device(device)
     together = _DOTS_TOGETHER[where]
     if where == "cuda" and workers is None:
-        workers = min(_THREADS_TO_A_GPU, cpu_count())
+        workers = max(1, min(_THREADS_TO_A_GPU, cpu_count(), int(free_memory() // _BYTES_A_THREAD)))
     batches = np.split(np.arange(count), range(together, count, together))
     parts = map_items(function, batches, workers=workers, dask=dask, progress=progress)
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))

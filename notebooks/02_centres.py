@@ -223,10 +223,9 @@ defects
 #
 # ## The unit cell
 #
-# Positions are fitted on indices by robust least squares. Neighbours are displaced
-# together, so that the standard error asks for the range of that: the one that leaves, after the same fit, such
-# residuals as are found. The spread is the standard deviation of the same length or
-# angle from dot to dot.
+# Positions are fitted on indices by robust least squares. Neighbours are displaced together. How far that reaches the
+# residuals tell: we look for the correlation length that would leave, after the same fit, those that are found, and
+# take the standard error from it. The spread is the standard deviation of the same length or angle from dot to dot.
 
 # %%
 summary = superlattice.describe(grown, xyz, film_bottom=description.film_bottom, at_edge=left_out)

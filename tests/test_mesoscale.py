@@ -385,6 +385,24 @@ def test_columns_that_vary_together_widen_the_interval():
     assert sigma > 1.5 / 12  # single columns would tell 1 / 12
 
 
+def test_a_number_at_its_bound_is_not_certain():
+    x, y = np.meshgrid(np.arange(10), np.arange(10), indexing="ij")
+    places = np.column_stack([x.ravel(), y.ravel()]).astype(float)
+    value = np.random.default_rng(1).normal(size=100)
+    value -= value.mean() + 0.02
+
+    def clipped(rows):
+        return max(value[rows].mean(), 0.0)
+
+    assert clipped(np.arange(100)) == 0
+    draws = statistics.bootstrap(clipped, places, n_resamples=200, rng=np.random.default_rng(2))
+    assert 0 < draws.std() < 0.2
+    # a width stays positive, also where draws of it do not
+    wide = statistics.interval(1.0, 1 + 0.6 * np.random.default_rng(3).normal(size=500), n_blocks=9, log=True)
+    assert wide.low > 0
+    assert statistics.remove_noise(statistics.Estimate(0.2, 0.3, -0.5, 0.9, 9), 0.1).low == 0
+
+
 def test_a_wide_film_takes_a_bounded_number_of_columns():
     x, y = np.meshgrid(np.arange(60), np.arange(50), indexing="ij")
     places = np.column_stack([x.ravel(), y.ravel()]).astype(float)

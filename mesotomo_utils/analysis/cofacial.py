@@ -291,8 +291,7 @@ def angle_to_mean(
     mono
         From :func:`optimal_orientation`.
     blocks
-        (N,) labels of the blocks to resample (:func:`statistics.column_blocks`): neighbours are
-        correlated.
+        (N, 2) :func:`statistics.places` of the dots, or (N,) labels: neighbours are correlated.
     n_resamples
         Bootstrap resamples.
     rng
@@ -313,7 +312,7 @@ def angle_to_mean(
         There are not as many blocks as orientations.
     """
     if len(R) != len(blocks):
-        raise ValueError(f"{len(R)} orientations but {len(blocks)} block labels")
+        raise ValueError(f"{len(R)} orientations but {len(blocks)} places or labels")
     known = np.isfinite(R).all(axis=(1, 2))
     if not known.any():
         return statistics.missing("no dot has an orientation", 0), np.nan

@@ -294,7 +294,7 @@ def layer_disorder(
     frame
         (3, 3) film frame, columns.
     blocks
-        (N,) labels of the dots.
+        (N, 2) `statistics.places` of the dots, or (N,) labels.
     inner_only
         Leave out the dots at the edge.
 

@@ -40,7 +40,7 @@ def layer_widths(
     sigma_nm
         (N,) error of each value, nm; its mean square is taken off. None or NaN: not known.
     blocks
-        (N,) labels from `statistics.column_blocks`.
+        (N, 2) `statistics.places` of the dots, or (N,) labels.
     n_resamples, rng
         Bootstrap draws and their source.
 
@@ -99,7 +99,7 @@ def plane_values(values: np.ndarray, design: np.ndarray) -> np.ndarray:
 
 
 def _width(residual, spare, blocks, n_resamples, rng) -> Estimate:
-    """FWHM of residuals whose mean was fitted; the fit is kept while blocks are drawn."""
+    """FWHM of residuals whose mean was fitted; the fit is kept while columns are weighed."""
 
     def width(rows: np.ndarray) -> float:
         return FWHM_PER_SD * np.sqrt(np.mean(residual[rows] ** 2) * len(residual) / spare)
@@ -240,7 +240,7 @@ def direction_spread(
     noise_deg
         Standard deviation that errors of measurement give to each angle; NaN if not known.
     blocks
-        (N,) labels of the dots, by ``row`` of the table.
+        (N, 2) `statistics.places` of the dots, or (N,) labels, by ``row`` of the table.
 
     Returns
     -------

@@ -68,7 +68,7 @@ def connectivity(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 
     pairs
         From `place`, all or a selection.
     blocks
-        (N,) labels of the dots; a pair belongs to the block of its first dot.
+        (N, 2) `statistics.places` of the dots, or (N,) labels; a pair goes with its first dot.
     """
     if pairs.empty:
         return statistics.missing("no neighbour pairs", 0)

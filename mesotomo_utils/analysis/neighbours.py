@@ -144,7 +144,7 @@ def axis_and_variance(
     table
         From `pair_table`.
     blocks
-        (N,) labels of the dots.
+        (N, 2) `statistics.places` of the dots, or (N,) labels.
 
     Returns
     -------
@@ -164,9 +164,12 @@ def axis_and_variance(
     products = np.einsum("pi,pj->pij", delta, delta)
     off = np.eye(3) * (noise if np.isfinite(noise) else 0.0) / 3.0
 
+    main = common_axis(products.mean(0) - off)[0]
+
     def describe(rows: np.ndarray) -> np.ndarray:
         moment = products[rows].mean(0)
         axis, share = common_axis(moment - off)
+        axis = axis if axis @ main >= 0 else -axis  # the sign means nothing, and must not jump
         return np.array([share, common_axis(moment)[1], *axis_angles(axis).values(), *axis])
 
     everything = describe(np.arange(len(delta)))

@@ -156,8 +156,8 @@ def _columns(blocks: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
 def n_blocks(blocks: np.ndarray) -> float:
     """Number of independent blocks: of labels, or what places come to.
 
-    For places N² / Σ K, K the common variation of all pairs of rows: what the mean of the values
-    themselves takes off the variance of their sum is one of so many parts.
+    For places N² / Σ K, K the common variation of all pairs of rows: the number of independent values
+    whose mean has the variance that the mean of all has.
     """
     blocks = np.asarray(blocks)
     if blocks.ndim == 1 or not len(blocks):
@@ -209,21 +209,23 @@ def bootstrap(
     statistic
         Takes row numbers, returns a number or an array of fixed shape.
     blocks
-        (N,) labels of the rows, from `column_blocks`; or (N, 2) `places`.
+        (N, 2) `places` of the rows, or their (N,) labels.
 
     Returns
     -------
     (n_resamples, …) values. With places they are linear in the weights of the columns: the effect
-    of each is what counting its rows twice does.
+    of each is what counting its rows twice does. Where a number is at its bound, 0, it is not linear:
+    then blocks of two by two columns are drawn.
     """
-    if np.ndim(blocks) == 2:
+    everything, total = np.arange(len(blocks)), len(blocks)
+    if np.ndim(blocks) == 2 and np.all(value := np.asarray(statistic(everything), float)):
         members, common = _columns(np.asarray(blocks))
-        everything, total = np.arange(len(blocks)), len(blocks)
-        value = np.asarray(statistic(everything), float)
         effect = [(statistic(np.append(everything, rows)) - value) * (1 + len(rows) / total) for rows in members]
         size, axes = np.linalg.eigh(common)
         root = axes * np.sqrt(np.maximum(size, 0.0))
         return value + np.tensordot(rng.standard_normal((n_resamples, len(members))) @ root.T, effect, 1)
+    if np.ndim(blocks) == 2:
+        blocks = np.unique(np.round(np.asarray(blocks) / 2).astype(int), axis=0, return_inverse=True)[1].ravel()
     draws = resample_blocks(blocks, n_resamples=n_resamples, rng=rng)
     return np.array([statistic(rows) for rows in draws])
 
@@ -268,8 +270,9 @@ def interval(
     widen = np.sqrt(n_blocks / (n_blocks - 1.0))
     student = stats.t.ppf(0.975, n_blocks - 1)
     sigma = widen * replicates.std(ddof=1)
-    if log and value > 0 and (replicates > 0).all():
-        factor = np.exp(student * widen * np.log(replicates).std(ddof=1))
+    if log and value > 0:
+        relative = widen * np.log(replicates).std(ddof=1) if (replicates > 0).all() else sigma / value
+        factor = np.exp(student * relative)
         low, high = value / factor, value * factor
     else:
         low, high = value - student * sigma, value + student * sigma
@@ -312,7 +315,8 @@ def remove_noise(raw: Estimate, noise: float) -> Estimate:
         return raw
     if not np.isfinite(noise):
         return missing("the errors of measurement are unknown (no sigma columns)", raw.n)
-    ends = np.sqrt(np.maximum(np.array([raw.value, raw.low, raw.high]) ** 2 - noise**2, 0.0))
+    ends = np.maximum([raw.value, raw.low, raw.high], 0.0)
+    ends = np.sqrt(np.maximum(ends**2 - noise**2, 0.0))
     slope = raw.value / ends[0] if ends[0] > 0 else 1.0
     return Estimate(ends[0], raw.sigma * slope, ends[1], ends[2], raw.n)
 
@@ -338,7 +342,7 @@ def equivalence(
     group
         (N,) labels; only dots of one group (a layer) are compared with each other.
     blocks
-        (N,) labels from `column_blocks`.
+        (N, 2) `places`, or (N,) labels.
     margin
         Largest difference that counts as the same, in the unit of ``value``.
 

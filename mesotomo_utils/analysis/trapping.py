@@ -151,7 +151,7 @@ def misorientation(
     sigma_deg
         (N,) errors, degrees; NaN where unknown.
     blocks
-        (N,) labels of the dots.
+        (N, 2) `statistics.places` of the dots, or (N,) labels.
 
     Returns
     -------
@@ -283,7 +283,7 @@ def layer_table(
     rotations
         (N, 3, 3) orientations of the rows of ``table``.
     blocks
-        (N,) labels.
+        (N, 2) `statistics.places` of the dots, or (N,) labels.
 
     Returns
     -------

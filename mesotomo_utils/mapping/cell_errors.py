@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from mesotomo_utils.lattice import cell_parameters, film_frame
 
 MOST_DOTS = 1500  # nearest to the middle; from them the covariance is known well enough
-MOST_ROWS = 4000  # of the covariance of all dots, evenly drawn: their sum is known to two per cent
+MOST_ROWS = 4000  # of the covariance of all dots, drawn at random: their sum is known to two per cent
 NEAR = 2.2  # spacings within which the displacements of two dots are compared
 RANGES = np.geomspace(0.1, 10.0, 21)  # spacings
 
@@ -56,7 +56,7 @@ def cell_errors(index: np.ndarray, xyz_nm: np.ndarray, cell: np.ndarray) -> np.n
     expected = np.array([_after_fit(np.exp(-distance / length), base, near) for length in RANGES])
     # the ratio grows with the range until the fit takes off as much as it leaves
     top = int(np.argmax(expected[:, 0] / expected[:, 1])) + 1
-    ratio = expected[:top, 0] / expected[:top, 1]
+    ratio = np.maximum.accumulate(expected[:top, 0] / expected[:top, 1])
     ranges = np.interp(found, ratio, RANGES[:top])
     solve = np.linalg.inv(design.T @ design) @ design.T
     variance = []
@@ -64,7 +64,7 @@ def cell_errors(index: np.ndarray, xyz_nm: np.ndarray, cell: np.ndarray) -> np.n
         scale = left / _after_fit(np.exp(-distance / length), base, near)[1]
         variance.append(scale * _variance(solve[:3], xyz_nm / spacing, length))
     slope = _gradient(cell)
-    return np.sqrt(np.einsum("fdv,dvw,fdw->f", slope, np.array(variance), slope))
+    return np.sqrt(np.maximum(np.einsum("fdv,dvw,fdw->f", slope, np.array(variance), slope), 0.0))
 
 
 def _after_fit(covariance: np.ndarray, base: np.ndarray, near: np.ndarray) -> tuple[float, float]:
@@ -76,7 +76,9 @@ def _after_fit(covariance: np.ndarray, base: np.ndarray, near: np.ndarray) -> tu
 
 def _variance(solve: np.ndarray, places: np.ndarray, length: float, *, at_once: int = 500) -> np.ndarray:
     """Covariance of ``solve`` (v, N) times values at N places whose own covariance is exp(-d / length): (v, v)."""
-    rows = np.arange(len(places))[:: -(-len(places) // MOST_ROWS)]
+    rows = np.arange(len(places))
+    if len(rows) > MOST_ROWS:  # drawn, for tables are in the order of layers or columns
+        rows = np.random.default_rng(0).permutation(rows)[:MOST_ROWS]
     total = np.zeros((len(solve), len(solve)))
     for some in np.split(rows, range(at_once, len(rows), at_once)):
         total += solve[:, some] @ (np.exp(-cdist(places[some], places) / length) @ solve.T)

@@ -52,14 +52,15 @@ RESTART_GAIN_DIAMETERS = 0.004
 #: A first, coarse fit starts from the pick and from six points this far from it.
 START_DIAMETERS = 0.13
 #: What of a half-set error stays when all tilts are there, noise aside. Half as many tilts leave streaks from dot to
-#: dot that the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the three below.
+#: dot that the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the four below.
 HALF_SET_SHARE = 0.38
-#: Error that the noise of the tomogram leaves, which no other half cancels: along x, y, z, in dot diameters for noise
-#: as strong as the contrast of the dots.
+#: Error that the noise of the tomogram leaves, which no other half cancels: along x, y, z, in dot diameters over the
+#: noise in contrasts, as :func:`noise_contrast` measures it.
 NOISE_DIAMETERS = (0.026, 0.026, 0.015)
-#: Where a wider wedge of tilts than this is missing, degrees, its own error is added: what it does to the bodies once
-#: more (:func:`wedge_sigmas`), times this, because some of it is in them already.
-LEAST_WEDGE_DEG, WEDGE_SCALE = 3.0, 1.3
+#: Where a wedge of tilts wider than this is missing, in median steps, its own error is added: the shift of the centres
+#: when the bodies are projected and reconstructed a second time (:func:`wedge_sigmas`), times this, since they hold
+#: some of it already.
+LEAST_WEDGE_STEPS, WEDGE_SCALE = 4.0, 1.3
 #: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
 SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
@@ -448,10 +449,10 @@ def half_set_sigmas(
     Noise model: along each axis one standard deviation for whole dots and one for recentred dots,
     pooled over all of them by the median absolute difference; the mean of two halves has half the
     standard deviation of their difference, of which :data:`HALF_SET_SHARE` is an error of the whole: that holds for
-    streaks of missing tilts. What the noise of the whole leaves is added (:data:`NOISE_DIAMETERS`), its strength read
-    off the difference of the halves around the dots (:func:`noise_contrast`). What both halves share (the size of a
-    cut dot, a neighbour that pulls, a wedge of missing tilts) does not show in the difference; but for the wedge it is
-    added as measured on twins.
+    streaks of missing tilts. What the noise of the whole leaves in whole dots is added (:data:`NOISE_DIAMETERS`), its
+    strength read off the difference of the halves around the dots (:func:`noise_contrast`). What both halves share (the
+    size of a cut dot, a neighbour that pulls) does not show in the difference; it is added as measured on twins. For a
+    wedge of missing tilts see :func:`wedge_sigmas`.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
@@ -503,17 +504,17 @@ def noise_contrast(even: BodyImage, odd: BodyImage, xyz_nm) -> float:
     return float(1.4826 * np.median(np.abs(bend)))
 
 
-def missing_wedge_deg(angles_deg) -> float:
-    """The widest gap between (T,) tilts, in degrees of 180, less their median step.
+def missing_wedge_steps(angles_deg) -> float:
+    """How many tilts are missing in the widest gap between (T,) tilts, in steps of the median one.
 
     Examples
     --------
-    >>> missing_wedge_deg(np.arange(-70, 71, 2))
-    38.0
+    >>> missing_wedge_steps(np.arange(-70, 71, 2))
+    19.0
     """
     tilts = np.sort(np.mod(np.asarray(angles_deg, float), 180.0))
     steps = np.diff(np.append(tilts, tilts[0] + 180.0))
-    return float(steps.max() - np.median(steps))
+    return float(steps.max() / np.median(steps)) - 1
 
 
 def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angles_deg) -> np.ndarray:
@@ -532,7 +533,7 @@ def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angl
 
     Returns
     -------
-    (3,) nm, one value for all dots; 0 where no wedge wider than :data:`LEAST_WEDGE_DEG` is missing.
+    (3,) nm, one value for all dots; 0 where no wedge wider than :data:`LEAST_WEDGE_STEPS` is missing.
 
     Notes
     -----
@@ -541,15 +542,14 @@ def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angl
     the tilts and reconstructed; how far the centres move, pooled over whole dots by the median, is what the wedge does.
     """
     whole = table.loc[~table["recentred"], ["x_nm", "y_nm", "z_nm"]].to_numpy(float)
-    if not len(whole) or missing_wedge_deg(angles_deg) < LEAST_WEDGE_DEG:
+    if not len(whole) or missing_wedge_steps(angles_deg) < LEAST_WEDGE_STEPS:
         return np.zeros(3)
     n = max(image.values.shape[1:])
-    beyond = [(0, 0), *((0, n - m) for m in image.values.shape[1:])]
+    beyond = [(0, 0), *(((n - m) // 2, n - m - (n - m) // 2) for m in image.values.shape[1:])]
     bodies = np.pad(np.clip(image.values, 0, 1), beyond)
     projector = Projector(angles_deg, n, device=image.device)
-    there = to_device(bodies, image.device)
-    again = to_numpy(projector.fbp(projector.forward(there)))
-    kept = (slice(None), *(slice(0, m) for m in image.values.shape[1:]))
+    again = to_numpy(projector.fbp(projector.forward(to_device(bodies, image.device))))
+    kept = tuple(slice(low, low + m) for (low, _), m in zip(beyond, image.values.shape, strict=True))
     before = refine_centres(replace(image, values=bodies[kept], **_FRESH), whole, template, restarts=())
     after = refine_centres(replace(image, values=again[kept], **_FRESH), before, template, restarts=())
     return WEDGE_SCALE * 1.4826 * np.median(np.abs(after - before), axis=0)

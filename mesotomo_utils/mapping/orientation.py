@@ -208,7 +208,6 @@ def orient_dots(
             step_per_nm=window.step_per_nm,
         )
 
-
     def spectra_of(points: np.ndarray, cubes: np.ndarray, where: str) -> np.ndarray:
         spectra = lattice_signal.transform(window.on(where), to_device(cubes, where))
         if coarse is None:
