@@ -397,6 +397,7 @@ def test_a_failure_names_step_and_notebook_and_the_next_run_goes_on(bench: Bench
 SCRIPT = """
 import faulthandler, signal, sys
 faulthandler.register(signal.SIGUSR1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from types import SimpleNamespace
