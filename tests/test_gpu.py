@@ -189,8 +189,7 @@ def test_a_gpu_reconstructs_paper_size_as_the_cpu_does(real_gpu, method, iterati
 
 
 @pytest.mark.gpu
-# which voxels conjugate gradients hold at zero can turn on the last digit, and does from the third iteration on
-@pytest.mark.parametrize(("method", "bound"), [("fbp", 1e-6), ("sirt", 1e-6), ("cgls", 3e-5)])
+@pytest.mark.parametrize(("method", "bound"), [("fbp", 1e-6), ("sirt", 1e-6), ("cgls", 1e-5)])
 def test_a_gpu_with_little_memory_gives_the_same_voxels(real_gpu, method, bound):
     series = series_of(phantom(128, 256), np.arange(-90.0, 90.0, 2.0))
     whole = reconstruct(series, method=method, iterations=4, device="cuda")

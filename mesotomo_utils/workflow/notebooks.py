@@ -99,31 +99,15 @@ def declared_parameters(file: str | Path) -> dict[str, Any]:
 
 def _register_engine() -> str:
     """Papermill's own engine, but for a kernel that is there already; it ends with the notebook."""
-    from nbclient.exceptions import DeadKernelError
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
-
-    class Client(PapermillNotebookClient):
-        async def _async_poll_kernel_alive(self) -> None:
-            try:
-                await super()._async_poll_kernel_alive()
-            except (AssertionError, AttributeError):
-                # ^C had the kernel taken away between two looks; what waits for its reply would wait for ever
-                if self.task_poll_for_reply is not None:
-                    self.task_poll_for_reply.cancel()
 
     class KernelThere(NBClientEngine):
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, kernel: Any, **_: Any) -> Any:
             _save_seldom(nb_man)
             options = {"km": kernel, "kernel_name": kernel_name, "timeout": None, "shutdown_kernel": "immediate"}
-            client = Client(nb_man, **options)
-            try:
-                return client.execute(cleanup_kc=True)
-            except DeadKernelError:
-                if hasattr(client, "_async_cleanup_kernel_future"):  # it died by ^C
-                    raise KeyboardInterrupt from None
-                raise
+            return PapermillNotebookClient(nb_man, **options).execute(cleanup_kc=True)
 
     papermill_engines.register("kernel_there", KernelThere)
     return "kernel_there"
