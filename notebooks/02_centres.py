@@ -163,9 +163,9 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 #
 # Three corrections follow, all measured on twins (`benchmarks/calibrate_errors.py`). Half as many tilts leave streaks
 # from dot to dot that the other half cancels: four tenths of that standard deviation are an error of the whole. Noise
-# does not cancel so: what it leaves in a centre is added, in proportion to its strength around the dots. And what both
-# halves share does not show in their difference: little for whole dots, but a cut dot's centre rests on the mean
-# size of the others, and its σ is nearly all of this kind.
+# is not cancelled by the other half: what it leaves in a centre is added, in proportion to its strength around the dots.
+# And what both halves share does not show in their difference: little for whole dots, but a cut dot's centre rests on
+# the mean size of the others, and its σ is nearly all of this kind.
 #
 # Of a wedge of missing tilts the halves know nothing either, and with ±70° it is the largest error by far. So the
 # bodies, cut to the levels they can have, are projected at the tilts and reconstructed once more; how far their centres
@@ -181,7 +181,8 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     angles_deg = tomogram.attributes.get("series", {}).get("angles_deg", [])
     wedge_nm = centres.wedge_sigmas(found, image, template, angles_deg) if len(angles_deg) else np.zeros(3)
     found = found.assign(**np.hypot(sigmas, wedge_nm))
-    print(f"a wedge of missing tilts adds {wedge_nm.round(4)} nm along x, y, z")
+    added = f"{wedge_nm.round(3)} nm along x, y, z" if wedge_nm.any() else "nothing: no wedge is missing"
+    print(f"for a wedge of missing tilts is added {added}")
 found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)  # NaN without halves
 
 # %%
@@ -371,8 +372,8 @@ for axis in "xyz":
     values.append(results.value(f"centre_sigma_{axis}_nm", typical, "nm", n=len(table), reason="no half sets"))
 
 # %% [markdown]
-# Pairs that share a dot are not independent: in the interval of the connectivity columns of dots side by side
-# vary together.
+# Pairs that share a dot are not independent: for the interval of the connectivity, columns of dots that stand side by
+# side vary together (notebook 05).
 
 # %%
 rng = np.random.default_rng(seed)

@@ -302,8 +302,9 @@ pd.DataFrame(vacancy).T[["n_marked", "low_90", "high_90", "margin", "verdict"]]
 # %% [markdown]
 # ## Exercises
 #
-# 1. How much too narrow would the interval of the planarity be, were every dot its own block? (In a slim needle there
-#    are few columns, and the answer scatters about its mean from layer to layer.)
+# 1. How much smaller would the σ of the planarity be, were every dot its own column? (Neighbours share their heights
+#    only in part and the squares of them less: by a tenth on average over the layers of `paper`. In a slim needle there
+#    are few columns, and the answer scatters about 1.)
 
 # %% tags=["solution"]
 single = mesoscale.layer_widths(

@@ -146,8 +146,8 @@ assert verdicts.verdict([0.8, 1.2], {"value": 2.0}) == "contradicts"
 assert verdicts.verdict([0.8, 1.2], {"value": 1.0, "null": 0.9}) == "cannot_tell"
 
 # %% [markdown]
-# The same at a glance: each value divided by the paper's, from 0 to 2; intervals may run on beyond. A value that has
-# no counterpart in the paper is left out. The number of dots is that of this needle, not of the paper's.
+# The same at a glance: each value divided by the paper's, from 0 to 2; an interval that ends in an arrow runs on. A value
+# that has no counterpart in the paper is left out. The number of dots is that of this needle, not of the paper's.
 
 # %%
 if any(isinstance(row["paper"], int | float) for row in compared):

@@ -25,6 +25,7 @@ from mesotomo_utils.visualization.figures import (
 )
 
 FAMILY_COLOURS = {"111": PALETTE[1], "200": PALETTE[0], "220": PALETTE[2], "311": PALETTE[4]}
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def fringes_and_spectrum(section: Mapping[str, object], spectrum: pd.DataFrame, lines: pd.DataFrame) -> Figure:
@@ -158,7 +159,8 @@ def bragg_spots(
     space.grid(False)
     plot.axhline(threshold, color="black", lw=0.6, ls="--", label=f"seen: above {threshold:.1f}")
     plot.set(yscale="log", xlabel="spatial frequency (nm⁻¹)", ylabel="power / noise")
-    plot.yaxis.set_major_formatter("{x:g}")  # no mathematical text: it would take most of the figure's time
+    # no mathematical text: it would take most of the figure's time
+    plot.yaxis.set_major_formatter(lambda y, _: "10" + str(round(np.log10(y))).translate(_RAISED))
     plot.yaxis.set_minor_formatter("")
     drawn = [threshold, *table["snr"], *others["snr"]]
     plot.set_ylim(bottom=min(1.0, 0.8 * min(drawn)), top=30 * max(drawn))

@@ -40,8 +40,11 @@ def error_histograms(table: pd.DataFrame) -> Figure:
     return fig
 
 
+_WIDEST = 2.0  # times the paper's value
+
+
 def stated_and_measured(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Measured values with their 95 % intervals as multiples of the paper's (1 = the paper's).
+    """Measured values with their 95 % intervals as multiples of the paper's (1 = the paper's); arrows: beyond twice it.
 
     Parameters
     ----------
@@ -63,13 +66,15 @@ def stated_and_measured(rows: Sequence[Mapping[str, Any]]) -> Figure:
         if row.get("interval_95"):
             low, high = np.array(row["interval_95"]) / scale
             ax.plot([low, high], [place, place], color=figures.PALETTE[0], lw=2.2, alpha=0.6)
+            if high > _WIDEST:
+                ax.plot(_WIDEST, place, ">", ms=5, color=figures.PALETTE[0], clip_on=False)
         ax.plot(row["value"] / scale, place, "o", ms=4, color=figures.PALETTE[0])
         if isinstance(row.get("truth"), int | float):
             ax.plot(row["truth"] / scale, place, "|", ms=9, color=figures.PALETTE[1], mew=1.6)
     ax.axvline(1.0, color="black", lw=0.8)
     ax.set_yticks(range(len(shown)), [_label(row) for row in shown])
     ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.set_xlim(0, 2)
+    ax.set_xlim(0, _WIDEST)
     ax.set_xlabel("Value / value of the paper")
     ax.plot([], [], "o-", ms=4, color=figures.PALETTE[0], label="measured, 95 %")
     ax.plot([], [], "|", ms=9, mew=1.6, color=figures.PALETTE[1], label="truth of the twin")
