@@ -96,7 +96,8 @@ def map_dots(
     if where == "cuda" and workers is None:
         workers = max(1, min(_THREADS_TO_A_GPU, cpu_count(), int(free_memory() // _BYTES_A_THREAD)))
     batches = np.split(np.arange(count), range(together, count, together))
-    parts = map_items(function, batches, workers=workers, dask=dask, progress=progress)
+    text = None if progress is None else f"{progress}, {together} dots each"
+    parts = map_items(function, batches, workers=workers, dask=dask, progress=text)
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 

@@ -1,23 +1,12 @@
 """The 95 % intervals of all results hold what they are meant for: the benchmark on a few small samples."""
 
-import importlib.util
-from pathlib import Path
-
 import pandas as pd
 
-BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "interval_coverage.py"
 SEEDS = range(4000, 4020)
 
 
-def benchmark():
-    spec = importlib.util.spec_from_file_location("interval_coverage", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_intervals_hold_the_mean_of_twenty_twins():
-    module = benchmark()
+def test_intervals_hold_the_mean_of_twenty_twins(load_benchmark):
+    module = load_benchmark("interval_coverage")
     draws = {"n_resamples": 100}
     found = pd.concat([module.one_twin(seed, 100, steps=module.QUICK_STEPS, options=draws) for seed in SEEDS])
     # samples without errors would take as long again: the mean of the twenty stands for the truth

@@ -338,13 +338,14 @@ def test_blocks_hold_whole_columns():
         assert np.unique(blocks[own.index]).size == 1
 
 
-def test_blocks_refuse_bad_input():
+@pytest.mark.parametrize("blocks", [statistics.column_blocks, statistics.places])
+def test_blocks_refuse_bad_input(blocks):
     with pytest.raises(ValueError, match=r"found \(3, 3\)"):
-        statistics.column_blocks(np.zeros((3, 3)), spacing_nm=1)
+        blocks(np.zeros((3, 3)), spacing_nm=1)
     with pytest.raises(ValueError, match="row 1 is not finite"):
-        statistics.column_blocks(np.array([[0, 0], [np.nan, 0]]), spacing_nm=1)
+        blocks(np.array([[0, 0], [np.nan, 0]]), spacing_nm=1)
     with pytest.raises(ValueError, match="positive length"):
-        statistics.column_blocks(np.zeros((3, 2)), spacing_nm=0)
+        blocks(np.zeros((3, 2)), spacing_nm=0)
 
 
 def test_a_resample_holds_whole_blocks():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -74,11 +75,9 @@ def test_missing_table_is_named(tmp_path: Path) -> None:
         alignment_beside_etspy(tmp_path / "none.json")
 
 
-def test_etspy_moves_are_put_into_our_terms(repository: Path) -> None:
+def test_etspy_moves_are_put_into_our_terms(load_benchmark: Callable[[str], ModuleType]) -> None:
     """A blob that ETSpy's steps would bring to a place is brought there by ours."""
-    spec = importlib.util.spec_from_file_location("alignment_etspy", repository / "benchmarks/alignment_etspy.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = load_benchmark("alignment_etspy")
     n, angle, moved = 64, 20.0, np.array([[3.25, -5.5]] * 8)
     recorded, c, s = np.array([24.0, 40.0]), np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))  # y, x
     expected = n / 2 + np.array([[c, s], [-s, c]]) @ (recorded - n / 2) + moved[0]

@@ -1,12 +1,12 @@
 """Estimates with intervals: spatial bootstrap, noise in quadrature, equivalence.
 
 Neighbouring dots resemble each other, so that a bootstrap that draws single dots believes in more
-independent evidence than there is. Two remedies, by what is given as ``blocks``. Labels: whole
-blocks are drawn, columns of the film that run through all layers, because the layers are what is
-compared. Places (`places`): every column of dots counts more or less by a random number that
-columns side by side have in common (the dependent wild bootstrap, doi:10.1198/jasa.2009.tm08744,
-on the linearised statistic). Blocks cut neighbours apart at their rims, and in a needle most dots
-stand at a rim of a block; places do not.
+independent evidence than there is. Here columns of the film are what varies: they run through all
+layers, because the layers are what is compared. By their `places` every column counts more or less
+by a random number that columns side by side have in common (the dependent wild bootstrap,
+doi:10.1198/jasa.2009.tm08744, on the linearised statistic). Whole blocks of columns are drawn where
+a statistic is not linear (`column_blocks`): they cut neighbours apart at their rims, and in a needle
+most dots stand at a rim.
 
 An error of measurement of a single dot is part of the scatter that the bootstrap sees, so that an
 interval holds both; errors that all dots share must be added by the caller.
@@ -71,10 +71,8 @@ def column_blocks(xy_nm: np.ndarray, *, spacing_nm: float, dots_per_block: int =
 
     Parameters
     ----------
-    xy_nm
-        (N, 2) positions in the plane of the film, nm.
-    spacing_nm
-        Distance of neighbouring dots in the plane, nm.
+    xy_nm, spacing_nm
+        As for `places`, which it refuses with.
     dots_per_block
         Dots of one layer that a block should hold. Where fewer than eight blocks of this size
         cover the film, single columns of dots are used, so that an interval can be given at all.
@@ -82,23 +80,10 @@ def column_blocks(xy_nm: np.ndarray, *, spacing_nm: float, dots_per_block: int =
     Returns
     -------
     (N,) labels 0 … B-1.
-
-    Raises
-    ------
-    ValueError
-        The positions are not (N, 2) or not finite; the spacing is not positive.
     """
-    xy_nm = np.asarray(xy_nm, float)
-    if xy_nm.ndim != 2 or xy_nm.shape[1] != 2:
-        raise ValueError(f"xy_nm: expected (N, 2) positions in the film plane, found {xy_nm.shape}")
-    if not np.isfinite(xy_nm).all():
-        row = int(np.flatnonzero(~np.isfinite(xy_nm).all(1))[0])
-        raise ValueError(f"xy_nm: row {row} is not finite; leave out dots without a position")
-    if not spacing_nm > 0:
-        raise ValueError(f"spacing_nm: expected a positive length, found {spacing_nm}")
+    place = places(xy_nm, spacing_nm=spacing_nm)
     for per_side in (np.sqrt(dots_per_block), 1.0):
-        width = spacing_nm * per_side
-        cells = np.floor((xy_nm - xy_nm.min(0)) / width + 0.25).astype(int)
+        cells = np.floor((place - place.min(0)) / per_side + 0.25).astype(int)
         labels = np.unique(cells, axis=0, return_inverse=True)[1].ravel()
         if labels.max(initial=-1) + 1 >= 8:
             break
@@ -124,9 +109,21 @@ def places(xy_nm: np.ndarray, *, spacing_nm: float) -> np.ndarray:
     (N, 2) places. Columns of dots at a distance d vary together by exp(-d²/2ρ²), ρ = 1.5: nearly
     fully for next neighbours, which share pairs and walls, and no more at four spacings. Where
     this would leave less than half a dozen independent columns, ρ is smaller.
+
+    Raises
+    ------
+    ValueError
+        The positions are not (N, 2) or not finite; the spacing is not positive.
     """
-    column_blocks(xy_nm, spacing_nm=spacing_nm)  # refuses what is no position
-    return np.asarray(xy_nm, float) / spacing_nm
+    xy_nm = np.asarray(xy_nm, float)
+    if xy_nm.ndim != 2 or xy_nm.shape[1] != 2:
+        raise ValueError(f"xy_nm: expected (N, 2) positions in the film plane, found {xy_nm.shape}")
+    if not np.isfinite(xy_nm).all():
+        row = int(np.flatnonzero(~np.isfinite(xy_nm).all(1))[0])
+        raise ValueError(f"xy_nm: row {row} is not finite; leave out dots without a position")
+    if not spacing_nm > 0:
+        raise ValueError(f"spacing_nm: expected a positive length, found {spacing_nm}")
+    return xy_nm / spacing_nm
 
 
 def pair_blocks(blocks: np.ndarray, table: pd.DataFrame) -> np.ndarray:
@@ -215,17 +212,18 @@ def bootstrap(
     -------
     (n_resamples, …) values. With places they are linear in the weights of the columns: the effect
     of each is what counting its rows twice does. Where a number is at its bound, 0, it is not linear:
-    then blocks of two by two columns are drawn.
+    then `column_blocks` are drawn.
     """
-    everything, total = np.arange(len(blocks)), len(blocks)
-    if np.ndim(blocks) == 2 and np.all(value := np.asarray(statistic(everything), float)):
-        members, common = _columns(np.asarray(blocks))
-        effect = [(statistic(np.append(everything, rows)) - value) * (1 + len(rows) / total) for rows in members]
-        size, axes = np.linalg.eigh(common)
-        root = axes * np.sqrt(np.maximum(size, 0.0))
-        return value + np.tensordot(rng.standard_normal((n_resamples, len(members))) @ root.T, effect, 1)
     if np.ndim(blocks) == 2:
-        blocks = np.unique(np.round(np.asarray(blocks) / 2).astype(int), axis=0, return_inverse=True)[1].ravel()
+        everything, total = np.arange(len(blocks)), len(blocks)
+        value = np.asarray(statistic(everything), float)
+        if value.all():
+            members, common = _columns(np.asarray(blocks))
+            effect = [(statistic(np.append(everything, rows)) - value) * (1 + len(rows) / total) for rows in members]
+            size, axes = np.linalg.eigh(common)
+            root = axes * np.sqrt(np.maximum(size, 0.0))
+            return value + np.tensordot(rng.standard_normal((n_resamples, len(members))) @ root.T, effect, 1)
+        blocks = column_blocks(blocks, spacing_nm=1.0)
     draws = resample_blocks(blocks, n_resamples=n_resamples, rng=rng)
     return np.array([statistic(rows) for rows in draws])
 

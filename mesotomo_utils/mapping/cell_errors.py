@@ -24,10 +24,8 @@ def cell_errors(index: np.ndarray, xyz_nm: np.ndarray, cell: np.ndarray) -> np.n
 
     Parameters
     ----------
-    index
-        (N, 3) lattice indices.
-    xyz_nm
-        (N, 3) centres, nm.
+    index, xyz_nm
+        As for `superlattice.fit_cell`.
     cell
         (3, 3) fitted cell, columns A, B, C, nm.
 

@@ -66,8 +66,6 @@ SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
 #: Dots at a time.
 _CHUNK = {"cpu": 32, "cuda": 256}
-# What an image keeps of its values does not go with others.
-_FRESH = {"_sampler": None, "_correlator": None}
 #: Of a cut dot, the part farther out than this from its centre is left out of the fit.
 OUTER_DIAMETERS = 0.2
 
@@ -550,6 +548,6 @@ def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angl
     projector = Projector(angles_deg, n, device=image.device)
     again = to_numpy(projector.fbp(projector.forward(to_device(bodies, image.device))))
     kept = tuple(slice(low, low + m) for (low, _), m in zip(beyond, image.values.shape, strict=True))
-    before = refine_centres(replace(image, values=bodies[kept], **_FRESH), whole, template, restarts=())
-    after = refine_centres(replace(image, values=again[kept], **_FRESH), before, template, restarts=())
+    before = refine_centres(replace(image, values=bodies[kept]), whole, template, restarts=())
+    after = refine_centres(replace(image, values=again[kept]), before, template, restarts=())
     return WEDGE_SCALE * 1.4826 * np.median(np.abs(after - before), axis=0)

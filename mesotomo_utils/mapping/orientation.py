@@ -1,8 +1,8 @@
 """Orientation of the atomic lattice of every dot, and how well it is known.
 
-The steps for one dot are in :mod:`lattice_signal` (windowed transform) and
+The steps for a few dots are in :mod:`lattice_signal` (windowed transform) and
 :mod:`orientation_search` (all orientations tried, the best refined); this module maps them over
-the dots, says which dots show a lattice at all, and turns half sets of tilts into errors.
+the dots and says which dots show a lattice at all. Errors are in :mod:`orientation_errors`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mesotomo_utils.mapping.orientation_search import (
     visible_reflections,
 )
 from mesotomo_utils.mapping.replicas import Replicas
-from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cubes, keeping_chunks
+from mesotomo_utils.tomography.cutting import cut_cubes, keeping_chunks
 
 if TYPE_CHECKING:
     from orix.crystal_map import CrystalMap
@@ -208,40 +208,40 @@ def orient_dots(
             step_per_nm=window.step_per_nm,
         )
 
-    def spectra_of(points: np.ndarray, cubes: np.ndarray, where: str) -> np.ndarray:
-        spectra = lattice_signal.transform(window.on(where), to_device(cubes, where))
-        if coarse is None:
+    where = resolve_device(device)
+    prepared = (window, coarse, bragg, off_bragg)
+    fine, rough, lattices, nothing = (made if made is None else made.on(where) for made in prepared)
+
+    def spectra_of(points: np.ndarray, cubes: np.ndarray) -> np.ndarray:
+        spectra = lattice_signal.transform(fine, to_device(cubes, where))
+        if replicas is None:
             return spectra
-        grids = (replicas.values.shape, replicas.voxel_nm), (volume.shape, voxel_nm)
-        away = np.array([np.subtract(*(cube_middle_nm(*grid, point) for grid in grids)) for point in points])
-        others = to_device(cut_cubes(replicas.values, coarse.voxel_nm, points, coarse.n), where)
-        taken = lattice_signal.moved(coarse, lattice_signal.transform(coarse.on(where), others), away)
-        # sums over voxels: larger ones count for more
-        return spectra - taken * np.float32((coarse.voxel_nm / voxel_nm) ** 3)
+        others, away, factor = replicas.cubes(volume, voxel_nm, points, rough.n)
+        taken = lattice_signal.moved(rough, lattice_signal.transform(rough, to_device(others, where)), away)
+        return spectra - taken * np.float32(factor)
 
     def some(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        where = resolve_device(device)
         R, reciprocal = np.full((2, len(rows), 3, 3), np.nan)
         snr, cubic, empty = np.full((3, len(rows)), np.nan)
         asked = np.arange(len(rows)) if start is None else np.flatnonzero(np.isfinite(start[rows]).all(axis=(1, 2)))
         cubes = cut_cubes(volume, voxel_nm, centres[rows[asked]], window.n)
-        there = cubes.any(axis=(1, 2, 3))
+        filled = cubes.any(axis=(1, 2, 3))
         # Nothing at all may be there: no noise to measure a signal by.
-        snr[asked[~there]] = empty[asked[~there]] = 0.0
-        asked, cubes = asked[there], cubes[there]
+        snr[asked[~filled]] = empty[asked[~filled]] = 0.0
+        asked, cubes = asked[filled], cubes[filled]
         if len(asked):
-            spectra = spectra_of(centres[rows[asked]], cubes, where)
+            spectra = spectra_of(centres[rows[asked]], cubes)
             initial = None if start is None else start[rows[asked]]
-            found = find_orientations(window, spectra, bragg.on(where), start=initial, strain=strain)
+            found = find_orientations(fine, spectra, lattices, start=initial, strain=strain)
             R[asked], reciprocal[asked] = found.R, found.reciprocal
             snr[asked], cubic[asked] = found.snr, lattice_nm / found.scale
             held = np.flatnonzero(controlled[rows[asked]])
-            if off_bragg is not None and len(held):
-                some_spectra = spectra[to_device(held, where)]
-                empty[asked[held]] = find_orientations(window, some_spectra, off_bragg.on(where), strain=False).snr
+            if nothing is not None and len(held):
+                held_spectra = spectra[to_device(held, where)]
+                empty[asked[held]] = find_orientations(fine, held_spectra, nothing, strain=False).snr
         return R, reciprocal, snr, cubic, empty
 
-    options = {"device": device, "workers": workers, "dask": dask, "progress": progress}
+    options = {"device": where, "workers": workers, "dask": dask, "progress": progress}
     R, reciprocal, snr, cubic, empty = map_dots(some, len(centres), **options)
     accepted = snr > snr_threshold(
         lattice_nm=lattice_nm,

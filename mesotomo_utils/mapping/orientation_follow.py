@@ -20,7 +20,7 @@ from mesotomo_utils.mapping.dot_table import QUATERNION
 from mesotomo_utils.mapping.lattice_signal import LocalTransform
 from mesotomo_utils.mapping.orientation_search import LARGEST_STRAIN, climb, prepare_shells, visible_reflections
 from mesotomo_utils.mapping.replicas import Replicas
-from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, cut_cubes, keeping_chunks
+from mesotomo_utils.tomography.cutting import cut_cube, cut_cubes, keeping_chunks
 
 # Dots whose noise is read: its law is common to all, and only its course from spot to spot matters.
 _MOST_FOR_NOISE = 12
@@ -103,17 +103,18 @@ def follow_dots(
             here = near(g[far], rows)
         return matrices
 
+    where = resolve_device(device)
+    fine, rough = (made if made is None else made.on(where) for made in (window, coarse))
+
     def follow(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        where = resolve_device(device)
         with_replicas, as_seen = np.full((2, len(rows), 3, 3), np.nan)
         asked = np.flatnonzero(known[rows])
         cubes = cut_cubes(volume, voxel_nm, centres[rows[asked]], window.n)
-        there = cubes.any(axis=(1, 2, 3))
-        asked, cubes = asked[there], to_device(cubes[there], where)
+        filled = cubes.any(axis=(1, 2, 3))
+        asked, cubes = asked[filled], to_device(cubes[filled], where)
         if not len(asked):
             return with_replicas, as_seen
         rows = rows[asked]
-        fine = window.on(where)
 
         def near(g: np.ndarray, some: np.ndarray) -> LocalTransform:
             return lattice_signal.local_transform(fine, cubes[to_device(some, where)], g)
@@ -121,18 +122,15 @@ def follow_dots(
         every = np.arange(len(rows))
         here = near(crystal @ np.swapaxes(start[rows], 1, 2), every)
         as_seen[asked] = settled(start[rows], near, here)
-        if coarse is None:
+        if replicas is None:
             return as_seen, as_seen
-        others = to_device(cut_cubes(replicas.values, replicas.voxel_nm, centres[rows], coarse.n), where)
-        grids = (replicas.values.shape, replicas.voxel_nm), (volume.shape, voxel_nm)
-        away = np.array([np.subtract(*(cube_middle_nm(*grid, centres[row]) for grid in grids)) for row in rows])
-        rough = coarse.on(where)
+        others, away, factor = replicas.cubes(volume, voxel_nm, centres[rows], rough.n)
+        others = to_device(others, where)
 
         def less_replicas(seen: LocalTransform, some: np.ndarray) -> LocalTransform:
             there = others[to_device(some, where)]
             taken = lattice_signal.local_transform(rough, there, seen.g_per_nm, middles_nm=away[some])
-            # sums over voxels: larger ones count for more
-            return seen.less(taken, (replicas.voxel_nm / voxel_nm) ** 3)
+            return seen.less(taken, factor)
 
         def near_less(g: np.ndarray, some: np.ndarray) -> LocalTransform:
             return less_replicas(near(g, some), some)
@@ -140,7 +138,7 @@ def follow_dots(
         with_replicas[asked] = settled(start[rows], near_less, less_replicas(here, every))
         return with_replicas, as_seen
 
-    options = {"device": device, "workers": workers, "dask": dask, "progress": progress}
+    options = {"device": where, "workers": workers, "dask": dask, "progress": progress}
     matrices = np.stack(map_dots(follow, len(centres), **options), axis=1)
     moved = np.linalg.norm((matrices[:, 0] - start) @ crystal.T, axis=1).max(axis=1)
     matrices[~(moved * window_nm < _FAR)] = np.nan

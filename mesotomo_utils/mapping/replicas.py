@@ -29,7 +29,7 @@ from mesotomo_utils.distribute import each_item, map_items
 from mesotomo_utils.mapping import lattice_signal
 from mesotomo_utils.mapping.dot_table import QUATERNION
 from mesotomo_utils.mapping.orientation_search import LARGEST_STRAIN, visible_reflections
-from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, keeping_chunks
+from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, cut_cubes, keeping_chunks
 from mesotomo_utils.tomography.projector import Projector
 
 # The mean dot is where the mean density is above this part of that of its core.
@@ -98,6 +98,34 @@ class Replicas:
 
     values: np.ndarray
     voxel_nm: float
+
+    def cubes(
+        self, volume: Any, voxel_nm: float, points_nm: np.ndarray, n: int
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """What is to be subtracted around some points of a tomogram.
+
+        Parameters
+        ----------
+        volume, voxel_nm
+            The tomogram [z, y, x] and the edge of its voxels, nm.
+        points_nm
+            (D, 3) points x, y, z, nm.
+        n
+            Edge of the cubes, voxels of the replicas.
+
+        Returns
+        -------
+        cubes
+            (D, n, n, n) float32.
+        away_nm
+            (D, 3) by how much their middles lie beyond those of the tomogram's own cubes
+            (:func:`cutting.cut_cubes`), x, y, z, nm.
+        factor
+            What their sums count for beside sums over the tomogram's voxels, which are smaller.
+        """
+        grids = (self.values.shape, self.voxel_nm), (volume.shape, voxel_nm)
+        away = np.array([np.subtract(*(cube_middle_nm(*grid, point) for grid in grids)) for point in points_nm])
+        return cut_cubes(self.values, self.voxel_nm, points_nm, n), away, (self.voxel_nm / voxel_nm) ** 3
 
 
 def replica_distance_nm(angles_deg: np.ndarray, g_per_nm: float) -> float:
@@ -244,15 +272,16 @@ def find_replicas(
     """
     n_z, n_u = model.shape[0], model.shape[2]
     values = [np.empty((n_z, n_u, n_u), np.float32) for _ in angles_deg]
-    rows = _ROWS[resolve_device(device)]
+    where = resolve_device(device)
+    rows = _ROWS[where]
 
     def beyond_drawn(first: int) -> list[np.ndarray]:
-        drawn, again = _seen_again(model, angles_deg, first, min(first + rows, n_z), resolve_device(device))
+        drawn, again = _seen_again(model, angles_deg, first, min(first + rows, n_z), where)
         for slices in again:
             slices -= drawn
         return [to_numpy(slices) for slices in again]
 
-    if workers is None and resolve_device(device) == "cuda":
+    if workers is None and where == "cuda":
         workers = 1  # one slab keeps a GPU busy
     starts = range(0, n_z, rows)
     slabs = each_item(beyond_drawn, starts, workers=workers, dask=dask, progress=progress)

@@ -65,8 +65,9 @@ class BodyImage:
     background: float
     contrast: float
     device: str = "cpu"
-    _sampler: Sampler | None = field(default=None, repr=False)
-    _correlator: _Correlator | None = field(default=None, repr=False)
+    # of these values: an image with others begins without
+    _sampler: Sampler | None = field(default=None, init=False, repr=False)
+    _correlator: _Correlator | None = field(default=None, init=False, repr=False)
 
     @property
     def sampler(self) -> Sampler:
