@@ -193,6 +193,27 @@ def test_an_object_that_the_field_cuts_off() -> None:
     assert found["axis_deg"] < 0.1
 
 
+def test_an_empty_field_beside_the_object_costs_nothing(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
+    series, truth, alignment = aligned
+    n_t, n_z, n_u = series.images.shape
+    left, right = 60, 140
+    images = np.random.default_rng(1).poisson(5.0, (n_t, n_z, left + n_u + right)).astype(np.float32)
+    images[:, :, left : left + n_u] = series.images
+    columns = alignment_coarse.object_columns(alignment_coarse.without_background(images))
+    assert left <= columns.start < columns.stop <= left + n_u
+    moved = replace(truth, axis_offset_nm=truth.axis_offset_nm + (left - right) / 2 * PIXEL_NM)
+    found, narrow = errors(align_series(replace(series, images=images)), moved), errors(alignment, truth)
+    assert found["angle_deg"] < 1.1 * narrow["angle_deg"]  # 1.6 times where all columns count
+    assert found["z_px"] < 0.05
+    assert found["u_px"] < 0.05
+
+
+def test_columns_of_an_object_that_fills_the_field_are_all() -> None:
+    series, _ = phantom(seed=10, axis_offset_px=0.0)
+    cut = alignment_coarse.without_background(series.images[:, :, 32:-32])
+    assert alignment_coarse.object_columns(cut) == slice(0, cut.shape[2])
+
+
 def test_how_far_a_centre_of_mass_is_trusted() -> None:
     series, _ = phantom(seed=10, axis_offset_px=0.0)
     shift_z = np.zeros(len(series))

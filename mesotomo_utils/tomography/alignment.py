@@ -111,8 +111,8 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     1. A plane through the borders of an image is its background.
     2. Mass profile for z, centre of mass for u (:mod:`.alignment_coarse`). Images of another mass
        or profile are outliers.
-    3. Reprojection (:mod:`.alignment_fine`), on images low-passed and thinned out to what Crowther's limit
-       asks for: finer detail across the axis is not shared by images. It refines shifts, axis tilt and angles
+    3. Reprojection (:mod:`.alignment_fine`), on the columns that the object takes up, low-passed and thinned out to
+       what Crowther's limit asks for: finer detail is not shared by images. It refines shifts, axis tilt and angles
        together. For a needle that lies wholly within the field, which shows in a constant mass or empty edges, the
        shifts and the axis tilt are held near those of step 2, which are as good as the noise allows.
     4. An image that still fits far worse than the others is left out and step 3 repeated.
@@ -129,13 +129,14 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
         _check_count(series, used)
         pose, _ = _coarse(images[used], series.angles_deg[used])
     known, sigma = replace(pose, angle_deg=series.angles_deg[used]), coarse.moment_sigmas(images[used], pose.shift_z)
-    factor = _fine_bin(images.shape[1:], series.angles_deg)
-    fit = _refined(images[used], pose, factor, device, known, sigma)
+    columns = coarse.object_columns(images[used])
+    factor = _fine_bin((images.shape[1], columns.stop - columns.start), series.angles_deg)
+    fit = _refined(images[used], columns, pose, factor, device, known, sigma)
     bad = _misfits(fit.misfit, series.angles_deg[used])
     if bad.any():
         used[np.flatnonzero(used)[bad]] = False
         _check_count(series, used)
-        fit = _refined(images[used], _select(fit.pose, ~bad), factor, device, _select(known, ~bad), sigma)
+        fit = _refined(images[used], columns, _select(fit.pose, ~bad), factor, device, _select(known, ~bad), sigma)
     engine = f"bin {factor}: {len(fit.rms_steps)} steps, misfit {np.sqrt(np.mean(fit.misfit**2)):.4f}"
     if progress:
         print(f"alignment, {engine}")
@@ -322,10 +323,17 @@ def _coarse(images: NDArray[np.float32], angles_deg: NDArray) -> tuple[Pose, NDA
 
 
 def _refined(
-    images: NDArray[np.float32], pose: Pose, factor: int, device: str, known: Pose, sigma: tuple[float, float]
+    images: NDArray[np.float32],
+    columns: slice,
+    pose: Pose,
+    factor: int,
+    device: str,
+    known: Pose,
+    sigma: tuple[float, float],
 ) -> Fit:
-    """Refine on images binned by a factor; poses and sigma in full pixels."""
-    small, (z0, u0) = _bin(images, factor)
+    """Refine on some columns of the images, binned by a factor; poses and sigma in full pixels."""
+    small, (z0, u0) = _bin(images[:, :, columns], factor)
+    u0 += (columns.start + columns.stop - images.shape[2]) / 2
 
     def binned(full: Pose) -> Pose:
         return replace(full, shift_z=(full.shift_z - z0) / factor, shift_u=(full.shift_u - u0) / factor)

@@ -18,6 +18,11 @@ _CONTRAST_LIMIT = 8.0
 _LEAST_SIGMA = 0.02
 """Pixels that the noise of the images alone moves a centre of mass by, on the best of twins."""
 
+_OUTSIDE = 0.005
+"""Share of the mass of an image that may lie beyond either side of its object."""
+_ROOM = 0.2
+"""Room left on either side of the object, as a share of the columns that it takes up."""
+
 
 def without_background(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Images less their background, a plane of its own in each.
@@ -272,6 +277,25 @@ def moment_sigmas(images: NDArray[np.float32], shift_z: NDArray[np.float64]) -> 
     at_edges = 2 * np.quantile(strips, 0.9) / max(abs(np.median(across.sum(axis=1))), 1e-30)
     sigma_z, sigma_u = (float(share) * images.shape[2] / 2 for share in (changes, min(changes, at_edges)))
     return max(sigma_z, _LEAST_SIGMA), max(sigma_u, _LEAST_SIGMA)
+
+
+def object_columns(images: NDArray[np.float32]) -> slice:
+    """Columns that hold the object in every image, with room on either side.
+
+    Empty columns are worse than no use to reprojection: an object as wide as the field could explain away more of
+    what is amiss, and leaves the images less detail in common (Crowther's limit).
+
+    Parameters
+    ----------
+    images
+        (T, Z, U) images less their background.
+    """
+    mass = np.maximum(images.sum(axis=1, dtype=np.float64), 0.0)
+    share = np.cumsum(mass, axis=1) / np.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
+    first = int((share < _OUTSIDE).sum(axis=1).min())
+    last = int((share < 1 - _OUTSIDE).sum(axis=1).max()) + 1
+    room = int(np.ceil(_ROOM * (last - first)))
+    return slice(max(0, first - room), min(images.shape[2], last + room))
 
 
 def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> NDArray[np.bool_]:
