@@ -167,8 +167,11 @@ def needle(folder: Path) -> tuple[list[dict], dict[str, str]]:
     """Both programs on the needle: what is left out, what is left over, and how halves agree."""
     given = load_sample(find_sample("needle"))
     series = load_tilt_series(
-        given.tilt_series, angles_path=given.tilt_angles, pixel_nm=given.pixel_nm,
-        tilt_axis=given.tilt_axis, tilt_sign=given.tilt_sign,
+        given.tilt_series,
+        angles_path=given.tilt_angles,
+        pixel_nm=given.pixel_nm,
+        tilt_axis=given.tilt_axis,
+        tilt_sign=given.tilt_sign,
     )
     recorded = alignment.align_series(series)
     ours, to_axis = centred(series, recorded)

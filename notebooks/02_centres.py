@@ -34,7 +34,7 @@ import pandas as pd
 
 from mesotomo_utils import lattice
 from mesotomo_utils.analysis import statistics
-from mesotomo_utils.mapping import centres, dot_table, necks, superlattice
+from mesotomo_utils.mapping import centres, dot_table, missing_wedge, necks, superlattice
 from mesotomo_utils.mapping import template as templates
 from mesotomo_utils.mapping.model_film import model_film
 from mesotomo_utils.tomography.tomogram import open_tomogram
@@ -78,6 +78,18 @@ if not from_table:
     diameter_nm = description.quantum_dot.diameter_nm
     image = templates.body_image(tomogram.data, tomogram.voxel_nm, diameter_nm=diameter_nm, device=device)
     print(f"{tomogram.shape} voxels of {tomogram.voxel_nm:.4f} nm → {image.values.shape} of {image.step_nm:.3f} nm")
+
+# %% [markdown]
+# Where a wedge of tilts is missing, as with ±70°, bodies throw shadows along the missing directions and pull each
+# other's centres. But bodies are neither darker than the matrix nor brighter than a dot: cut to that, and brought back
+# by turns to what the tilts have shown, they lie half as far off.
+
+# %%
+if image is not None:
+    angles_deg = tomogram.attributes.get("series", {}).get("angles_deg", [])
+    image = missing_wedge.fill_wedge(image, angles_deg)
+    if len(angles_deg):
+        print(f"{missing_wedge.missing_steps(angles_deg):.0f} tilts are missing in the widest gap")
 
 # %% [markdown]
 # ## A template from the tomogram itself
@@ -167,9 +179,9 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # And what both halves share does not show in their difference: little for whole dots, but a cut dot's centre rests on
 # the mean size of the others, and its σ is nearly all of this kind.
 #
-# Of a wedge of missing tilts the halves know nothing either, and with ±70° it is the largest error by far. So the
-# bodies, cut to the levels they can have, are projected at the tilts and reconstructed once more; how far their centres
-# move tells what the wedge does.
+# Of a wedge of missing tilts the halves know nothing either, and with ±70° it is still the largest error by far. So the
+# bodies are projected at the tilts, reconstructed and filled once more; how far their centres move tells what the wedge
+# does.
 
 # %%
 halves, differences = (), pd.DataFrame(columns=["dx_nm", "dy_nm", "dz_nm"], dtype=float)
@@ -177,9 +189,10 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     files = [open_tomogram(results.path(run_dir, f"half_{name}.ome.zarr")) for name in ("even", "odd")]
     options = {"diameter_nm": diameter_nm, "device": device}
     halves = [templates.body_image(file.data, file.voxel_nm, **options) for file in files]
+    tilts = [file.attributes.get("series", {}).get("angles_deg", []) for file in files]
+    halves = [missing_wedge.fill_wedge(half, of_half) for half, of_half in zip(halves, tilts, strict=True)]
     sigmas, differences = centres.half_set_sigmas(found, *halves, template)
-    angles_deg = tomogram.attributes.get("series", {}).get("angles_deg", [])
-    wedge_nm = centres.wedge_sigmas(found, image, template, angles_deg) if len(angles_deg) else np.zeros(3)
+    wedge_nm = missing_wedge.wedge_sigmas(found, image, template, angles_deg)
     found = found.assign(**np.hypot(sigmas, wedge_nm))
     added = f"{wedge_nm.round(3)} nm along x, y, z" if wedge_nm.any() else "nothing: no wedge is missing"
     print(f"for a wedge of missing tilts is added {added}")

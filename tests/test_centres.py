@@ -8,16 +8,13 @@ from scipy.spatial import cKDTree
 from mesotomo_utils.lattice import axis_angle, cell_matrix, rigid_motion
 from mesotomo_utils.mapping import centres, sampling, template
 from mesotomo_utils.mapping.model_film import model_film
-from mesotomo_utils.tomography.projector import Projector
 
 CELL = cell_matrix(6.2, 6.0, 5.8, 98, 95, 93)
 XYZ = ["x_nm", "y_nm", "z_nm"]
 
 
 def film_of(seed=1, cell=CELL, counts=(3, 3, 3), edge_nm=4.9, voxel_nm=0.25, **options):
-    return model_film(
-        cell, counts, edge_nm=edge_nm, voxel_nm=voxel_nm, rng=np.random.default_rng(seed), **options
-    )
+    return model_film(cell, counts, edge_nm=edge_nm, voxel_nm=voxel_nm, rng=np.random.default_rng(seed), **options)
 
 
 @pytest.fixture(scope="module")
@@ -107,27 +104,6 @@ def test_half_sets_give_the_error_of_noise():
     noise = table[XYZ].to_numpy() - centres.refine_centres(clean, table[XYZ], mean)
     assert 0.7 < noise.std() / sigmas.to_numpy().mean() < 1.4
     assert differences.shape == (18, 3)
-
-
-def test_a_missing_wedge_tells_its_own_error(found):
-    film, image, table, mean = found
-    n = max(film.volume.shape[1:])
-    square = np.pad(film.volume, [(0, 0), *((0, n - m) for m in film.volume.shape[1:])])
-    shift = [(n - m) / 2 * film.voxel_nm for m in film.volume.shape[:0:-1]]  # of the middle along x, y
-    angles = np.arange(-68, 69, 2.0)
-    projector = Projector(angles, n, device="cpu")
-    seen = template.body_image(projector.fbp(projector.forward(square)), film.voxel_nm, diameter_nm=5.0)
-    measured, its_mean = centres.find_centres(seen)
-    near, row = cKDTree(table[XYZ]).query(measured[XYZ] + [*shift, 0])
-    error = (measured[XYZ] + [*shift, 0] - table[XYZ].to_numpy()[row])[(near < 1) & ~measured["recentred"]]
-    assert len(error) >= 15
-    sigma = centres.wedge_sigmas(measured, seen, its_mean, angles)
-    rms = 1.4826 * np.median(np.abs(error - np.median(error, axis=0)), axis=0)
-    # to a factor; without it they would be ten times σ
-    assert (rms / sigma).max() < 4
-    assert (rms / sigma).min() > 0.4
-    assert sigma[1] > 0.03  # across the beam of the missing tilts
-    assert not centres.wedge_sigmas(table, image, mean, np.arange(-90, 90, 2.0)).any()
 
 
 def test_the_correlation_is_that_of_its_definition(found):

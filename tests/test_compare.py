@@ -21,9 +21,7 @@ def truth() -> dict[str, pd.DataFrame]:
     rng = np.random.default_rng(5)
     index = np.array([(i, j, k) for k in range(4) for j in range(4) for i in range(3)])
     xyz = index @ V.T + rng.normal(scale=0.15, size=(len(index), 3))
-    R = lattice.polar_rotation(V) @ lattice.from_rotation_vectors(
-        rng.normal(scale=0.03, size=(len(index), 3))
-    )
+    R = lattice.polar_rotation(V) @ lattice.from_rotation_vectors(rng.normal(scale=0.03, size=(len(index), 3)))
     dots = pd.DataFrame(xyz, columns=errors.POSITION)
     dots.insert(0, "qd", np.arange(len(dots)))
     dots[list("ijk")] = index
@@ -182,9 +180,7 @@ def test_matching_survives_motion_and_noise():
 def test_shifts_that_a_rigid_motion_makes_cost_nothing():
     tilt = np.arange(30)
     angle = np.linspace(-80, 80, 30)
-    truth = pd.DataFrame(
-        {"tilt": tilt, "angle_deg": angle, "shift_z_nm": 0.0, "shift_u_nm": 0.0, "used": True}
-    )
+    truth = pd.DataFrame({"tilt": tilt, "angle_deg": angle, "shift_z_nm": 0.0, "shift_u_nm": 0.0, "used": True})
     moved = truth.assign(
         shift_z_nm=0.3,
         shift_u_nm=0.2 + 0.5 * np.cos(np.deg2rad(angle)) - 0.1 * np.sin(np.deg2rad(angle)),

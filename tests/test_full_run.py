@@ -56,9 +56,7 @@ def assert_same_tables(one: Path, other: Path) -> None:
         for column in a:
             if a[column].dtype.kind == "f":
                 scale = max(a[column].abs().max(), 1e-12)
-                np.testing.assert_allclose(
-                    a[column], b[column], rtol=0, atol=1e-6 * scale, err_msg=f"{name}: {column}"
-                )
+                np.testing.assert_allclose(a[column], b[column], rtol=0, atol=1e-6 * scale, err_msg=f"{name}: {column}")
             else:
                 assert a[column].equals(b[column]), f"{name}: {column}"
 

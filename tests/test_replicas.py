@@ -63,9 +63,7 @@ def model(layer: dict, found: pd.DataFrame) -> replicas.LatticeModel:
 def test_dots_are_nearer_the_truth_without_replicas(layer: dict, found: pd.DataFrame, model: replicas.LatticeModel):
     start = lattice.from_quaternions(found[QUATERNION].to_numpy())
     [removed] = replicas.find_replicas(model, [ANGLES_DEG])
-    table = orientation.orient_dots(
-        layer["all"], VOXEL_NM, layer["centres"], start=start, replicas=removed, **SETTINGS
-    )
+    table = orientation.orient_dots(layer["all"], VOXEL_NM, layer["centres"], start=start, replicas=removed, **SETTINGS)
     before, after = median_error_deg(found, layer["turns"]), median_error_deg(table, layer["turns"])
     assert after < 0.6 * before
     # the same in any thread and slab
@@ -228,8 +226,15 @@ def orientations_on(device: str, layer: dict, start: pd.DataFrame) -> list[pd.Da
     )
     halves = {"model": model, "angles_deg": (ANGLES_DEG[::2], ANGLES_DEG[1::2]), "replica_turn_deg": np.ones(len(R))}
     errors, _ = orientation_errors.half_set_sigmas(
-        layer["even"], layer["odd"], VOXEL_NM, layer["centres"], table,
-        lattice_nm=A_NM, window_nm=WINDOW_NM, **halves, **options,
+        layer["even"],
+        layer["odd"],
+        VOXEL_NM,
+        layer["centres"],
+        table,
+        lattice_nm=A_NM,
+        window_nm=WINDOW_NM,
+        **halves,
+        **options,
     )
     return [searched, table, errors]
 

@@ -50,8 +50,7 @@ def test_order_and_origin_of_the_table_do_not_matter():
     back = np.argsort(order)
     both = (first.sites["grain"] == 0).to_numpy() & (second.sites["grain"] == 0).to_numpy()[back]
     shift = (
-        second.sites[["i", "j", "k"]].to_numpy(float)[back][both]
-        - first.sites[["i", "j", "k"]].to_numpy(float)[both]
+        second.sites[["i", "j", "k"]].to_numpy(float)[back][both] - first.sites[["i", "j", "k"]].to_numpy(float)[both]
     )
     assert both.mean() > 0.97
     assert (shift == shift[0]).all()

@@ -42,9 +42,7 @@ def test_rows_carry_both_sides():
         {"name": "b", "index": "C1", "value": None, "interval_95": None},
         {"name": "c", "index": None, "value": 3.0, "interval_95": None},
     ]
-    document = {
-        "values": [{"name": "a", "less_than": 1.5}, {"name": "b", "index": "C1", "value": 2}]
-    }
+    document = {"values": [{"name": "a", "less_than": 1.5}, {"name": "b", "index": "C1", "value": 2}]}
     paper = statements(document)
     first, second = compared_rows(rows, paper, {("a", None): {"value": 2.0}})
     assert (first["paper"], first["verdict_paper"]) == ("< 1.5", "supports")

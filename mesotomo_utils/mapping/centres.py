@@ -11,7 +11,6 @@ cut is no mirror image any more: the inner side of the mean dot is fitted to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -32,7 +31,6 @@ from mesotomo_utils.mapping.template import (
     mean_dot,
     peaks,
 )
-from mesotomo_utils.tomography.projector import Projector
 
 #: A dot on the rim with more than this fraction of its core missing is cut by the needle's edge.
 MISSING_CORE = 0.015
@@ -57,10 +55,6 @@ HALF_SET_SHARE = 0.38
 #: Error that the noise of the tomogram leaves, which no other half cancels: along x, y, z, in dot diameters over the
 #: noise in contrasts, as :func:`noise_contrast` measures it.
 NOISE_DIAMETERS = (0.026, 0.026, 0.015)
-#: Where a wedge of tilts wider than this is missing, in median steps, its own error is added: the shift of the centres
-#: when the bodies are projected and reconstructed a second time (:func:`wedge_sigmas`), times this, since they hold
-#: some of it already.
-LEAST_WEDGE_STEPS, WEDGE_SCALE = 4.0, 1.3
 #: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
 SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
@@ -450,7 +444,7 @@ def half_set_sigmas(
     streaks of missing tilts. What the noise of the whole leaves in whole dots is added (:data:`NOISE_DIAMETERS`), its
     strength read off the difference of the halves around the dots (:func:`noise_contrast`). What both halves share (the
     size of a cut dot, a neighbour that pulls) does not show in the difference; it is added as measured on twins. For a
-    wedge of missing tilts see :func:`wedge_sigmas`.
+    wedge of missing tilts see :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
@@ -500,54 +494,3 @@ def noise_contrast(even: BodyImage, odd: BodyImage, xyz_nm) -> float:
         near[max(z - half, 0) : z + half + 1, max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1] = True
     bend = np.diff(difference, n=2, axis=0)[near[1:-1]]
     return float(1.4826 * np.median(np.abs(bend)))
-
-
-def missing_wedge_steps(angles_deg) -> float:
-    """How many tilts are missing in the widest gap between (T,) tilts, in steps of the median one.
-
-    Examples
-    --------
-    >>> missing_wedge_steps(np.arange(-70, 71, 2))
-    19.0
-    """
-    tilts = np.sort(np.mod(np.asarray(angles_deg, float), 180.0))
-    steps = np.diff(np.append(tilts, tilts[0] + 180.0))
-    return float(steps.max() / np.median(steps)) - 1
-
-
-def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angles_deg) -> np.ndarray:
-    """Error along x, y, z that a wedge of missing tilts leaves in a centre, alike in both half sets.
-
-    Parameters
-    ----------
-    table
-        Centres from :func:`find_centres`.
-    image
-        The tomogram of bodies.
-    template
-        The mean dot.
-    angles_deg
-        (T,) tilts that the tomogram was reconstructed from.
-
-    Returns
-    -------
-    (3,) nm, one value for all dots; 0 where no wedge wider than :data:`LEAST_WEDGE_STEPS` is missing.
-
-    Notes
-    -----
-    A wedge draws shadows from body to body. Bodies are neither darker than the matrix nor brighter than a dot: cut to
-    that, the image is nearer to what was there, and holds again some of what the tilts cannot tell. It is projected at
-    the tilts and reconstructed; how far the centres move, pooled over whole dots by the median, is what the wedge does.
-    """
-    whole = table.loc[~table["recentred"], ["x_nm", "y_nm", "z_nm"]].to_numpy(float)
-    if not len(whole) or missing_wedge_steps(angles_deg) < LEAST_WEDGE_STEPS:
-        return np.zeros(3)
-    n = max(image.values.shape[1:])
-    beyond = [(0, 0), *(((n - m) // 2, n - m - (n - m) // 2) for m in image.values.shape[1:])]
-    bodies = np.pad(np.clip(image.values, 0, 1), beyond)
-    projector = Projector(angles_deg, n, device=image.device)
-    again = to_numpy(projector.fbp(projector.forward(to_device(bodies, image.device))))
-    kept = tuple(slice(low, low + m) for (low, _), m in zip(beyond, image.values.shape, strict=True))
-    before = refine_centres(replace(image, values=bodies[kept]), whole, template, restarts=())
-    after = refine_centres(replace(image, values=again[kept]), before, template, restarts=())
-    return WEDGE_SCALE * 1.4826 * np.median(np.abs(after - before), axis=0)
