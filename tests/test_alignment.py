@@ -12,6 +12,7 @@ from mesotomo_utils.tomography.alignment import (
     Alignment,
     _bin,
     _coarse,
+    _fine_bin,
     align_half,
     align_series,
     apply_alignment,
@@ -212,6 +213,15 @@ def test_columns_of_an_object_that_fills_the_field_are_all() -> None:
     series, _ = phantom(seed=10, axis_offset_px=0.0)
     cut = alignment_coarse.without_background(series.images[:, :, 32:-32])
     assert alignment_coarse.object_columns(cut) == slice(0, cut.shape[2])
+
+
+def test_images_are_binned_to_what_crowthers_limit_needs_where_they_are_many() -> None:
+    tilts = np.arange(-90.0, 90.0)  # 115 pixels show all that they share
+    assert _fine_bin((800, 992), tilts) == 8
+    assert _fine_bin((800, 900), tilts) == 6  # not 4
+    assert _fine_bin((680, 432), tilts) == 3  # not 2
+    assert _fine_bin((200, 432), tilts) == 2  # few rows
+    assert _fine_bin((100, 2000), tilts) == 3  # 33 of them are kept
 
 
 def test_how_far_a_centre_of_mass_is_trusted() -> None:

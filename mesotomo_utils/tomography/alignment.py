@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 _FEWEST_TILTS = 8
 _COARSE_PIXELS = 160
 """Size to which images are binned for the coarse alignment, pixels."""
+_FINE_PIXELS = 4e6
+"""Pixels of all binned images from which the fine alignment takes no more than it needs: a minute on two cores."""
 _STEPS = 12
 """Most Gauss–Newton steps."""
 _TOLERANCE = 0.02
@@ -369,11 +371,17 @@ def _bin(images: NDArray[np.float32], factor: int) -> tuple[NDArray[np.float32],
 
 
 def _fine_bin(shape: tuple[int, int], angles_deg: NDArray) -> int:
-    """Largest power of two that keeps 48 pixels along u, and what Crowther's limit needs."""
+    """Largest power of two that keeps 32 rows, 48 pixels along u, and what Crowther's limit needs there.
+
+    Where that leaves many pixels, whatever factor keeps a little more than the limit.
+    """
     needed = max(48.0, 2 / np.median(angular_weights(angles_deg)))
     factor = 1
-    while min(shape[1] / (2 * factor) / needed, shape[0] / (2 * factor) / 32) >= 1:
+    while min(shape[1] / needed, shape[0] / 32) >= 2 * factor:
         factor *= 2
+    most = int(min(shape[1] / (1.05 * needed), shape[0] / 32))
+    while factor < most and len(angles_deg) * shape[0] * shape[1] > _FINE_PIXELS * factor**2:
+        factor += 1
     return factor
 
 
