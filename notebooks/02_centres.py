@@ -70,6 +70,10 @@ print(f"{description.name} enters as {description.enters_as}; the film's bottom 
 #
 # For whole dots the atomic lattice is noise. A Gaussian of $\sigma = d/25$ leaves 0.2 % of the {111} fringes of a
 # 5 nm dot, on voxels of $d/20$. Grey levels are scaled: 0 is the matrix, 1 a dot.
+#
+# Where a wedge of tilts is missing, as with ±70°, bodies throw shadows along the missing directions and pull each
+# other's centres. But bodies are neither darker than the matrix nor brighter than a dot. Cut to these levels, then
+# brought back to what the tilts have shown, a few times by turns, they have their centres half as far off.
 
 # %%
 image = None
@@ -77,19 +81,9 @@ if not from_table:
     tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
     diameter_nm = description.quantum_dot.diameter_nm
     image = templates.body_image(tomogram.data, tomogram.voxel_nm, diameter_nm=diameter_nm, device=device)
-    print(f"{tomogram.shape} voxels of {tomogram.voxel_nm:.4f} nm → {image.values.shape} of {image.step_nm:.3f} nm")
-
-# %% [markdown]
-# Where a wedge of tilts is missing, as with ±70°, bodies throw shadows along the missing directions and pull each
-# other's centres. But bodies are neither darker than the matrix nor brighter than a dot: cut to that, and brought back
-# by turns to what the tilts have shown, they lie half as far off.
-
-# %%
-if image is not None:
     angles_deg = tomogram.attributes.get("series", {}).get("angles_deg", [])
     image = missing_wedge.fill_wedge(image, angles_deg)
-    if len(angles_deg):
-        print(f"{missing_wedge.missing_steps(angles_deg):.0f} tilts are missing in the widest gap")
+    print(f"{tomogram.shape} voxels of {tomogram.voxel_nm:.4f} nm → {image.values.shape} of {image.step_nm:.3f} nm")
 
 # %% [markdown]
 # ## A template from the tomogram itself

@@ -73,6 +73,19 @@ def test_the_error_that_is_left_is_told(film, filled):
     assert sigma[1] == sigma.max()  # along the beam of the missing tilts
 
 
+def test_the_error_turns_with_the_wedge(filled):
+    table, mean = centres.find_centres(filled)
+    sigma = missing_wedge.wedge_sigmas(table, filled, mean, TILTS)
+    across = [part.transpose(0, 2, 1) for part in (mean.values, mean.weights, mean.body)]
+    turned = missing_wedge.wedge_sigmas(
+        table.assign(x_nm=table["y_nm"], y_nm=table["x_nm"]),
+        replace(filled, values=filled.values.transpose(0, 2, 1)),
+        template.Template(*across, mean.step_nm),
+        90 - TILTS,
+    )
+    assert np.allclose(turned, sigma[[1, 0, 2]], rtol=0.05)
+
+
 def test_where_no_wedge_is_missing_nothing_is_done(seen, filled):
     table, mean = centres.find_centres(filled)
     for tilts in (np.arange(-90, 90, 2.0), []):

@@ -172,8 +172,8 @@ def refine(
     Notes
     -----
     Frequencies along u beyond Crowther's 1/(D Δθ) belong to one image alone and say nothing of the
-    others: they are filtered out, and along z as fine ones, which cost the angles more (up to a fifth, on twins)
-    than the shifts along z would gain. So are the slowest, against uneven
+    others: they are filtered out. So are those as high along z, which would cost the angles more (up to a fifth, on
+    twins) than they would give the shifts along z; the slowest, against uneven
     backgrounds and because the iteration explains them only in part, and those where noise
     outweighs the signal.
     """
