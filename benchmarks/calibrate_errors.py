@@ -9,8 +9,9 @@ over σ of the orientations, for `orientation_errors.LEFT_SCALE` and `LEFT_POWER
 0.89.
 
 Orientations: the two constants were chosen on `paper`, `small`, `tiny` and two twins of other cells and steps (1 and
-1.5 degrees; 0.87 to 0.92 on these), and judged on one of another seed at a quarter of the dose (1.02). With tilts of
-70 degrees at most σ is too small (1.3).
+1.5 degrees; 0.87 to 0.92 on these), and judged on one of another seed at a quarter of the dose (1.02). `WEDGE_EXCESS`
+was chosen on three twins of 69 to 75 degrees at most (0.81 to 0.90; 1.3 to 1.5 without) and judged on three of 67.5, 70
+and 80 degrees (0.81, 1.01, 0.77).
 
 Centres: chosen on `paper`, `small`, `tiny`, a twin in steps of 1.5 degrees and one at a quarter of the dose (57 to
 79 % of the errors along an axis within σ), judged on three of other seeds, cells and pixels at full, half and 0.3 of

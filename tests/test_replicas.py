@@ -85,6 +85,11 @@ def test_dots_are_nearer_the_truth_without_replicas(layer: dict, found: pd.DataF
     # there is no noise here: σ is what is left of the replicas, by what the halves and the truth say
     true = lattice.rotation_angle_deg(R[1] @ np.swapaxes(layer["turns"], 1, 2))
     assert 0.6 < np.median(true / without["sigma_deg"]) < 1.3
+    # halves that lack the same wedge say less of what is left
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(orientation_errors, "missing_deg", lambda _: 15.0)
+        wedge, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **lattice_and_window)
+    assert 1.3 < np.median(wedge["sigma_deg"] / without["sigma_deg"]) < 1.33
     with pytest.raises(ValueError, match="replica_turn_deg"):
         orientation_errors.half_set_sigmas(*even_odd, model=model, **lattice_and_window)
 

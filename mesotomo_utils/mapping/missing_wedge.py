@@ -39,6 +39,18 @@ def missing_steps(angles_deg) -> float:
     return float(steps.max() / np.median(steps)) - 1
 
 
+def missing_deg(angles_deg) -> float:
+    """How much wider the widest gap between (T,) tilts is than the median one, degrees.
+
+    Examples
+    --------
+    >>> missing_deg(np.arange(-70, 71, 2))
+    38.0
+    """
+    steps = _steps(angles_deg)[1]
+    return float(steps.max() - np.median(steps))
+
+
 def fill_wedge(image: BodyImage, angles_deg, *, rounds: int = ROUNDS) -> BodyImage:
     """Put back what a wedge of missing tilts has taken from bodies, as far as their grey levels tell it.
 

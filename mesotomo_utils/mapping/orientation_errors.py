@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
+from mesotomo_utils.mapping.missing_wedge import missing_deg
 from mesotomo_utils.mapping.orientation_follow import follow_dots
 from mesotomo_utils.mapping.orientation_search import visible_reflections
 from mesotomo_utils.mapping.replicas import LatticeModel, find_replicas
@@ -18,6 +19,9 @@ NOISE_DEG = 30.0
 #: Replicas turn a dot by much more. A part of that turn is left where they are subtracted: in halves it is measured,
 #: and from all tilts it is this power of that part, times a factor. Chosen on twins: benchmarks/calibrate_errors.py.
 LEFT_SCALE, LEFT_POWER = 0.44, 0.38
+#: Where a wedge of tilts is missing, both halves lack the same reflections, and the same replicas go unnoticed: what is
+#: left of their turn is larger by up to this part, from a wedge of so many degrees on.
+WEDGE_EXCESS, WEDGE_DEG = 0.65, 30.0
 #: Where no replicas can be subtracted: what of the error that two half sets show stays when all tilts are there. A half
 #: has more replicas, and some of them the other half cancels. Noise alone has 1.
 HALF_SET_SHARE = 0.8
@@ -161,11 +165,23 @@ def half_set_sigmas(
         noise = NOISE_DEG / (outermost * window_nm * np.sqrt(np.where(snr > 0, snr, np.nan)))
         part = part_left(turns, even_taken - odd_taken, noise)
         replica_turn = noise_model_deg(2 * np.asarray(replica_turn_deg, float)[:, None], snr)
-        sigma = np.hypot(noise, LEFT_SCALE * part**LEFT_POWER * replica_turn)
+        left = wedge_factor(np.concatenate(angles_deg)) * LEFT_SCALE * part**LEFT_POWER
+        sigma = np.hypot(noise, left * replica_turn)
     frame = pd.DataFrame(turns, columns=["turn_x_deg", "turn_y_deg", "turn_z_deg"])
     frame.insert(0, "half_set_deg", half_set)
     frame.insert(0, "sigma_deg", np.where(table["qw"].notna(), sigma, np.nan))
     return frame, common
+
+
+def wedge_factor(angles_deg: np.ndarray) -> float:
+    """How much more of the replicas' turns is left where a wedge is missing between (T,) tilts, degrees.
+
+    Examples
+    --------
+    >>> wedge_factor(np.arange(-90, 90, 1.5)), round(wedge_factor(np.arange(-70, 71, 2)), 3)
+    (1.0, 1.65)
+    """
+    return 1 + WEDGE_EXCESS * min(missing_deg(angles_deg) / WEDGE_DEG, 1.0)
 
 
 def part_left(turns_deg: np.ndarray, taken_deg: np.ndarray, noise_deg: np.ndarray) -> float:

@@ -36,6 +36,8 @@ _GRID_STEP = 1.4
 LARGEST_STRAIN = 0.06
 # Sine of the angle to the tilt axis over which a window smears the noise of {111}.
 _SMEARED = 0.07
+# Scores no farther apart than this part are equal: in single precision a sum depends on how many dots share it.
+_ROUNDING = 1e-6
 _TRIMMED_MEAN_OF_EXPONENTIAL = 1 + (1 - _TRIM) * np.log(1 - _TRIM) / _TRIM
 _GENERATORS = np.zeros((3, 3, 3))
 for _i, _j, _k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
@@ -313,7 +315,7 @@ def climb(
     Notes
     -----
     Newton with the exact gradient and curvature; directions that curve upwards are followed
-    uphill all the same, and a step that does not raise the score is taken back and shortened.
+    uphill all the same, and a step that lowers the score, by more than rounding does, is taken back and shortened.
     """
     basis = _LINEAR if linear else _SIMILARITY
     matrix = np.array(start, float)
@@ -353,7 +355,7 @@ def climb(
         allowed = (np.abs(stretch - 1) < LARGEST_STRAIN).all(axis=1)
         trial[~allowed] = matrix[rows[~allowed]]
         new = derivatives(trial, rows)
-        better = (new[0] > score[rows]) & allowed
+        better = (new[0] > (1 - _ROUNDING) * score[rows]) & allowed
         radius[rows] = np.where(better, radius[rows] * 2, np.minimum(length, radius[rows]) / 4)
         for old, fresh in zip((matrix, score, gradient, curvature), (trial, *new), strict=True):
             old[rows[better]] = fresh[better]
