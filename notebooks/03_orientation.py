@@ -253,9 +253,9 @@ if removable:
 #
 # So $\sigma^2 = \sigma_\mathrm{noise}^2 + (f \delta)^2$. $\delta$ is the turn that the removal made with all tilts, as a
 # law in the lattice SNR fitted to all dots (one turn says little of its own dot). $f$ is the part of it left: on
-# twins $0.44\,f_h^{0.38}$, $f_h$ the part left in the halves, which have the harder task, and up to 1.65 times that where
-# both lack the same wedge of tilts (`benchmarks/calibrate_errors.py`). A turn common to all dots is the halves' own alignment, and taken out. A scale of
-# tilts that is wrong throughout shows in neither.
+# twins $0.44\,f_h^{0.38}$, $f_h$ the part left in the halves, which have the harder task; and up to 1.65 times that where
+# both lack the same wedge of tilts (`benchmarks/calibrate_errors.py`). A turn common to all dots is the halves' own
+# alignment, and taken out. A scale of tilts that is wrong throughout shows in neither.
 
 # %%
 halves = ("half_even.ome.zarr", "half_odd.ome.zarr")
