@@ -81,8 +81,7 @@ if not from_table:
     tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
     diameter_nm = description.quantum_dot.diameter_nm
     image = templates.body_image(tomogram.data, tomogram.voxel_nm, diameter_nm=diameter_nm, device=device)
-    angles_deg = tomogram.attributes.get("series", {}).get("angles_deg", [])
-    image = missing_wedge.fill_wedge(image, angles_deg)
+    image = missing_wedge.fill_wedge(image, tomogram.angles_deg)
     print(f"{tomogram.shape} voxels of {tomogram.voxel_nm:.4f} nm → {image.values.shape} of {image.step_nm:.3f} nm")
 
 # %% [markdown]
@@ -183,10 +182,9 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     files = [open_tomogram(results.path(run_dir, f"half_{name}.ome.zarr")) for name in ("even", "odd")]
     options = {"diameter_nm": diameter_nm, "device": device}
     halves = [templates.body_image(file.data, file.voxel_nm, **options) for file in files]
-    tilts = [file.attributes.get("series", {}).get("angles_deg", []) for file in files]
-    halves = [missing_wedge.fill_wedge(half, of_half) for half, of_half in zip(halves, tilts, strict=True)]
+    halves = [missing_wedge.fill_wedge(half, file.angles_deg) for half, file in zip(halves, files, strict=True)]
     sigmas, differences = centres.half_set_sigmas(found, *halves, template)
-    wedge_nm = missing_wedge.wedge_sigmas(found, image, template, angles_deg)
+    wedge_nm = missing_wedge.wedge_sigmas(found, image, template, tomogram.angles_deg)
     found = found.assign(**np.hypot(sigmas, wedge_nm))
     added = f"{wedge_nm.round(3)} nm along x, y, z" if wedge_nm.any() else "nothing: no wedge is missing"
     print(f"for a wedge of missing tilts is added {added}")

@@ -212,7 +212,7 @@ if not visible:
     table[orientation.QUATERNION] = np.nan  # the few that pass do so by chance
 model, turn_deg, before = None, np.full(len(table), np.nan), table
 if removable:
-    angles_deg = tomogram.attributes["series"]["angles_deg"]
+    angles_deg = tomogram.angles_deg
     whole = ~centres["at_edge"].to_numpy(bool)
     model = replicas.model_lattices(tomogram.data, voxel_nm, xyz, before, whole=whole, dask=dask, **settings)
     [to_remove] = replicas.find_replicas(model, [angles_deg], progress="replicas", **at)
@@ -262,7 +262,7 @@ halves = ("half_even.ome.zarr", "half_odd.ome.zarr")
 errors, common_deg = pd.DataFrame({"sigma_deg": np.full(len(table), np.nan)}), np.full(3, np.nan)
 if visible and all(results.exists(run_dir, name) for name in halves):
     even, odd = (open_tomogram(results.path(run_dir, name)) for name in halves)
-    half_angles_deg = [half.attributes["series"]["angles_deg"] for half in (even, odd)] if removable else None
+    half_angles_deg = [half.angles_deg for half in (even, odd)] if removable else None
     errors, common_deg = orientation_errors.half_set_sigmas(
         even.data, odd.data, voxel_nm, xyz, table, model=model, angles_deg=half_angles_deg, replica_turn_deg=turn_deg,
         lattice_nm=lattice_nm, window_nm=window, progress="half sets", **at,

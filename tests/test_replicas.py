@@ -16,6 +16,7 @@ from mesotomo_utils.mapping import (
     orientation_search,
     replicas,
 )
+from mesotomo_utils.mapping.missing_wedge import Wedge
 from mesotomo_utils.mapping.orientation import QUATERNION
 from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube
 from mesotomo_utils.tomography.projector import Projector
@@ -87,7 +88,7 @@ def test_dots_are_nearer_the_truth_without_replicas(layer: dict, found: pd.DataF
     assert 0.6 < np.median(true / without["sigma_deg"]) < 1.3
     # halves that lack the same wedge say less of what is left
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(orientation_errors, "missing_deg", lambda _: 15.0)
+        patched.setattr(orientation_errors, "widest_gap", lambda _: Wedge(90.0, missing_deg=15.0, missing_tilts=15.0))
         wedge, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **lattice_and_window)
     assert 1.3 < np.median(wedge["sigma_deg"] / without["sigma_deg"]) < 1.33
     with pytest.raises(ValueError, match="replica_turn_deg"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,11 @@ import pandas as pd
 from mesotomo_utils.backend import get_array_module, to_device, to_numpy
 from mesotomo_utils.mapping.centres import refine_centres
 from mesotomo_utils.mapping.template import BodyImage, Template
-from mesotomo_utils.tomography.projector import Projector
+from mesotomo_utils.tomography.projector import Projector, angular_gaps
 
-#: A wedge is missing where the widest gap between tilts lacks more than this many median steps.
-LEAST_STEPS = 4.0
-#: Rounds of :func:`fill_wedge`.
+#: A wedge is missing where the widest gap between tilts lacks this many.
+LEAST_TILTS = 4.0
+#: How often :func:`fill_wedge` goes round.
 ROUNDS = 3
 #: Errors of centres over how far :func:`wedge_sigmas` sees them move, along the middle of the wedge, across it and
 #: along the tilt axis: bodies that were filled once hold what shadows left of the wedge's error already. Calibrated on
@@ -27,31 +28,44 @@ ROUNDS = 3
 SCALES = (0.85, 1.9, 1.5)
 
 
-def missing_steps(angles_deg) -> float:
-    """How many tilts are missing in the widest gap between (T,) tilts, in steps of the median one.
+class Wedge(NamedTuple):
+    """The widest gap between tilts.
+
+    Attributes
+    ----------
+    middle_deg
+        The tilt in its middle.
+    missing_deg
+        How much wider it is than the usual step, degrees.
+    missing_tilts
+        How many steps that is.
+    """
+
+    middle_deg: float
+    missing_deg: float
+    missing_tilts: float
+
+
+def widest_gap(angles_deg) -> Wedge:
+    """The widest gap between (T,) tilts, counted modulo 180°.
 
     Examples
     --------
-    >>> missing_steps(np.arange(-70, 71, 2))
-    19.0
+    >>> widest_gap(np.arange(-70, 71, 2))
+    Wedge(middle_deg=90.0, missing_deg=38.0, missing_tilts=19.0)
     """
-    steps = _steps(angles_deg)[1]
-    return float(steps.max() / np.median(steps)) - 1
+    order, gaps, usual = angular_gaps(angles_deg)
+    widest = float(gaps.max())
+    begin = float(np.mod(angles_deg, 180.0)[order[gaps.argmax()]])
+    return Wedge(begin + widest / 2, widest - usual, widest / usual - 1)
 
 
-def missing_deg(angles_deg) -> float:
-    """How much wider the widest gap between (T,) tilts is than the median one, degrees.
-
-    Examples
-    --------
-    >>> missing_deg(np.arange(-70, 71, 2))
-    38.0
-    """
-    steps = _steps(angles_deg)[1]
-    return float(steps.max() - np.median(steps))
+def is_missing(angles_deg) -> bool:
+    """Whether (T,) tilts lack a wedge wider than :data:`LEAST_TILTS`; of no tilts nothing is known."""
+    return len(angles_deg) > 0 and widest_gap(angles_deg).missing_tilts >= LEAST_TILTS
 
 
-def fill_wedge(image: BodyImage, angles_deg, *, rounds: int = ROUNDS) -> BodyImage:
+def fill_wedge(image: BodyImage, angles_deg) -> BodyImage:
     """Put back what a wedge of missing tilts has taken from bodies, as far as their grey levels tell it.
 
     Parameters
@@ -60,12 +74,10 @@ def fill_wedge(image: BodyImage, angles_deg, *, rounds: int = ROUNDS) -> BodyIma
         The tomogram of bodies.
     angles_deg
         (T,) tilts that it was reconstructed from.
-    rounds
-        How often.
 
     Returns
     -------
-    The image, cut to [0, 1]; as it was given where no wedge wider than :data:`LEAST_STEPS` is missing.
+    The image, cut to [0, 1]; as it was given where no wedge wider than :data:`LEAST_TILTS` is missing.
 
     Notes
     -----
@@ -74,10 +86,10 @@ def fill_wedge(image: BodyImage, angles_deg, *, rounds: int = ROUNDS) -> BodyIma
     and so on. These are projections onto two convex sets, by turns (Youla and Webb, IEEE Trans. Med. Imaging 1, 81,
     1982).
     """
-    if not len(angles_deg) or missing_steps(angles_deg) < LEAST_STEPS:
+    if not is_missing(angles_deg):
         return image
     seen, again = _as_tilts_show(image, angles_deg)
-    return replace(image, values=to_numpy(_filled(seen, again, rounds)))
+    return replace(image, values=to_numpy(_filled(seen, again)))
 
 
 def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angles_deg) -> np.ndarray:
@@ -96,7 +108,7 @@ def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angl
 
     Returns
     -------
-    (3,) nm, one value for all dots; 0 where no wedge wider than :data:`LEAST_STEPS` is missing.
+    (3,) nm, one value for all dots; 0 where no wedge wider than :data:`LEAST_TILTS` is missing.
 
     Notes
     -----
@@ -104,24 +116,17 @@ def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angl
     over whole dots by the median, is what the wedge does.
     """
     whole = table.loc[~table["recentred"], ["x_nm", "y_nm", "z_nm"]].to_numpy(float)
-    if not (len(whole) and len(angles_deg)) or missing_steps(angles_deg) < LEAST_STEPS:
+    if not len(whole) or not is_missing(angles_deg):
         return np.zeros(3)
     bodies, again = _as_tilts_show(image, angles_deg)
-    once_more = to_numpy(_filled(again(bodies), again, ROUNDS))
+    once_more = to_numpy(_filled(again(bodies), again))
     before = refine_centres(image, whole, template, restarts=())
     after = refine_centres(replace(image, values=once_more), before, template, restarts=())
-    tilts, steps = _steps(angles_deg)
-    middle = np.deg2rad(tilts[steps.argmax()] + steps.max() / 2)  # what shows at this tilt across the axis is missing
+    middle = np.deg2rad(widest_gap(angles_deg).middle_deg)  # what shows at this tilt across the axis is missing
     c, s = np.cos(middle), np.sin(middle)
     moves = (after - before) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     along, across, z = np.array(SCALES) * 1.4826 * np.median(np.abs(moves), axis=0)
     return np.array([np.hypot(c * along, s * across), np.hypot(s * along, c * across), z])
-
-
-def _steps(angles_deg) -> tuple[np.ndarray, np.ndarray]:
-    """Tilts from 0 to 180 degrees, sorted, and how far the next one is from each."""
-    tilts = np.sort(np.mod(np.asarray(angles_deg, float), 180.0))
-    return tilts, np.diff(np.append(tilts, tilts[0] + 180.0))
 
 
 def _as_tilts_show(image: BodyImage, angles_deg) -> tuple[np.ndarray, Callable]:
@@ -138,9 +143,9 @@ def _as_tilts_show(image: BodyImage, angles_deg) -> tuple[np.ndarray, Callable]:
     return to_device(image.values, image.device), again
 
 
-def _filled(seen: np.ndarray, again: Callable, rounds: int) -> np.ndarray:
+def _filled(seen: np.ndarray, again: Callable) -> np.ndarray:
     """Bodies within [0, 1] whose reconstruction from the tilts is what was seen."""
     bodies = seen.clip(0, 1)
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         bodies = (bodies + seen - again(bodies)).clip(0, 1)
     return bodies

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.mapping.missing_wedge import missing_deg
+from mesotomo_utils.mapping.missing_wedge import widest_gap
 from mesotomo_utils.mapping.orientation_follow import follow_dots
 from mesotomo_utils.mapping.orientation_search import visible_reflections
 from mesotomo_utils.mapping.replicas import LatticeModel, find_replicas
@@ -181,7 +181,7 @@ def wedge_factor(angles_deg: np.ndarray) -> float:
     >>> wedge_factor(np.arange(-90, 90, 1.5)), round(wedge_factor(np.arange(-70, 71, 2)), 3)
     (1.0, 1.65)
     """
-    return 1 + WEDGE_EXCESS * min(missing_deg(angles_deg) / WEDGE_DEG, 1.0)
+    return 1 + WEDGE_EXCESS * min(widest_gap(angles_deg).missing_deg / WEDGE_DEG, 1.0)
 
 
 def part_left(turns_deg: np.ndarray, taken_deg: np.ndarray, noise_deg: np.ndarray) -> float:

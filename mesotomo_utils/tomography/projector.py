@@ -354,19 +354,45 @@ def angular_weights(angles_deg: np.ndarray) -> np.ndarray:
     [60.0, 60.0, 60.0]
     """
     angles = np.asarray(angles_deg, dtype=np.float64)
-    if not np.isfinite(angles).all():
-        raise ValueError(f"angles_deg[{int(np.flatnonzero(~np.isfinite(angles))[0])}] is not finite")
+    order, gaps, usual = angular_gaps(angles)
     if angles.size == 1:
         return np.array([np.pi])
-    folded = np.mod(angles, 180.0)
-    order = np.argsort(folded, kind="stable")
-    gaps = np.diff(folded[order], append=folded[order][0] + 180.0)
-    # −90° and 90° are one direction: their gap of zero says nothing of the usual step
-    usual = np.median(gaps[gaps > 1e-3])
     gaps = np.where(gaps > 3.5 * usual, usual, gaps)
     weights = np.empty(angles.size)
     weights[order] = (gaps + np.roll(gaps, 1)) / 2
     return np.deg2rad(weights)
+
+
+def angular_gaps(angles_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Gaps between tilts, counted modulo 180°.
+
+    Parameters
+    ----------
+    angles_deg
+        (T,) tilt angles, degrees, in any order.
+
+    Returns
+    -------
+    order (T,)
+        Places of the tilts, from 0 to 180°.
+    gaps (T,)
+        From each of them to the next, the last one to the first, degrees.
+    usual
+        Their median, degrees.
+
+    Raises
+    ------
+    ValueError
+        An angle is not finite.
+    """
+    angles = np.asarray(angles_deg, dtype=np.float64)
+    if not np.isfinite(angles).all():
+        raise ValueError(f"angles_deg[{int(np.flatnonzero(~np.isfinite(angles))[0])}] is not finite")
+    folded = np.mod(angles, 180.0)
+    order = np.argsort(folded, kind="stable")
+    gaps = np.diff(folded[order], append=folded[order][0] + 180.0)
+    # −90° and 90° are one direction: their gap of zero says nothing of the usual step
+    return order, gaps, float(np.median(gaps[gaps > 1e-3]))
 
 
 def _ramp(length: int) -> np.ndarray:

@@ -58,6 +58,11 @@ class Tomogram:
         """Shape of the full level."""
         return self.data.shape
 
+    @property
+    def angles_deg(self) -> list[float]:
+        """Tilts that it was reconstructed from, degrees; none where the writer noted none."""
+        return self.attributes.get("series", {}).get("angles_deg", [])
+
     def load(self) -> np.ndarray:
         """The full level in memory, float32."""
         return np.asarray(self.data[:], dtype=np.float32)
