@@ -186,8 +186,8 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     sigmas, differences = centres.half_set_sigmas(found, *halves, template)
     wedge_nm = missing_wedge.wedge_sigmas(found, image, template, tomogram.angles_deg)
     found = found.assign(**np.hypot(sigmas, wedge_nm))
-    added = f"{wedge_nm.round(3)} nm along x, y, z" if wedge_nm.any() else "nothing: no wedge is missing"
-    print(f"for a wedge of missing tilts is added {added}")
+    added = f"{wedge_nm.round(3)} nm along x, y, z" if wedge_nm.any() else "nothing, none is missing"
+    print(f"added to σ for a wedge of missing tilts: {added}")
 found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)  # NaN without halves
 
 # %%
