@@ -189,7 +189,8 @@ def test_a_gpu_reconstructs_paper_size_as_the_cpu_does(real_gpu, method, iterati
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("method", "bound"), [("fbp", 1e-6), ("sirt", 1e-6), ("cgls", 1e-5)])
+# of seven inputs on an H100 the voxels of CGLS, which the last digit lets be zero or not, differed by up to 2e-5
+@pytest.mark.parametrize(("method", "bound"), [("fbp", 1e-6), ("sirt", 1e-6), ("cgls", 5e-5)])
 def test_a_gpu_with_little_memory_gives_the_same_voxels(real_gpu, method, bound):
     series = series_of(phantom(128, 256), np.arange(-90.0, 90.0, 2.0))
     whole = reconstruct(series, method=method, iterations=4, device="cuda")

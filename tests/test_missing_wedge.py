@@ -94,9 +94,16 @@ def test_where_no_wedge_is_missing_nothing_is_done(seen, filled):
 
 
 def test_a_gpu_fills_as_the_cpu_does(gpu, seen):
-    part = seen.values[40:46, 30:62, 30:70]
-    here, there = (
-        missing_wedge.fill_wedge(replace(seen, values=part, device=device), TILTS).values for device in ("cpu", "cuda")
-    )
+    assert_fills_alike(replace(seen, values=seen.values[40:46, 30:62, 30:70]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("real_gpu", ["gridding"], indirect=True)
+def test_a_real_gpu_fills_as_the_cpu_does(real_gpu, seen):
+    assert_fills_alike(seen)
+
+
+def assert_fills_alike(image):
+    here, there = (missing_wedge.fill_wedge(replace(image, device=device), TILTS).values for device in ("cpu", "cuda"))
     assert np.linalg.norm(here - there) < 1e-4 * np.linalg.norm(here)
-    assert np.linalg.norm(here - part.clip(0, 1)) > 0.05 * np.linalg.norm(here)
+    assert np.linalg.norm(here - image.values.clip(0, 1)) > 0.05 * np.linalg.norm(here)
