@@ -23,7 +23,8 @@
 
 # %% [markdown]
 # **You will learn** to fit a lattice that a few stray dots cannot bend, and to carry the uncertainty of a
-# reference orientation into everything that is measured from it.
+# reference orientation into everything that is measured from it; and to ask of two models which one the data are nearer
+# to, when one of them is noisy.
 #
 # **You need** `centres.csv`, `orientations.csv`, `superlattice.json` and `mono.json` of step 04. **It takes**
 # about ten seconds.
@@ -34,8 +35,8 @@ import pandas as pd
 
 from mesotomo_utils import lattice
 from mesotomo_utils.analysis import dots as dot_tables
-from mesotomo_utils.analysis import moments, statistics, trapping
-from mesotomo_utils.visualization import analysis_figures, figures
+from mesotomo_utils.analysis import moments, orientation_models, statistics, trapping
+from mesotomo_utils.visualization import analysis_figures, cofacial_figures, figures
 from mesotomo_utils.workflow import results
 
 figures.use_style()
@@ -149,6 +150,56 @@ by_reference = pd.DataFrame(
 by_reference.round(3)
 
 # %% [markdown]
+# ## The mean cell, or its own neighbours?
+#
+# A dot that still could turn when its neighbours had come to rest would face *them*. Four predictions for every dot
+# with five or six neighbours: $R_\mathrm{mono}$; $\hat R_i$, which maximises the overlap with its neighbours where they
+# are and as they are turned (*held*); the same with all dots turned together, which knows the centres alone (*joint*); and
+# $R_\mathrm{mono}$ turned as the *directions* to its neighbours are turned against the mean cell.
+
+# %%
+alone = np.random.default_rng([seed, 1])  # of this section: the others keep their draws
+facet = mono_file["facet_nm"]
+predicted = orientation_models.predict(dots, rotations, mono, mean_cell, facet_nm=facet, rng=alone)
+frame = lattice.film_frame(mean_cell)
+pearson = orientation_models.pearson_matrix(predicted, frame)
+print(f"{len(predicted.rows)} of {len(dots)} dots")
+pearson.round(4)
+
+# %% [markdown]
+# Pearson's correlation (the paper's way) punishes any prediction that varies in vain, and $\hat R$ is as ill-conditioned as
+# $R_\mathrm{mono}$: errors of the centres alone turn it by degrees, a neighbour that is missing by ten. So the deviation from $R_\mathrm{mono}$ is also
+# regressed on the predicted one, that noise taken off: slope 0 where lattices know the mean cell alone, 1 where they
+# follow. *Held* has no slope to read: what neighbours share, a roll of the layer say, is in its prediction.
+
+# %%
+options_alone = {"n_resamples": n_resamples, "rng": alone}
+models = orientation_models.compare(predicted, frame, mono, near, blocks, **options_alone)
+pd.DataFrame({name: e.as_result() for name, e in models.items()}).T
+
+# %% [markdown]
+# **Fig. S4, right.** (a) The matrix. (b, c) Each dot's deviation, component by component, about the mean. Which line do the
+# dots follow?
+
+# %%
+deviations = orientation_models.deviations(predicted, mono)
+slopes = {model: models[name].value for model, name in orientation_models.REGRESSED.items()}
+fig = cofacial_figures.models_figure(pearson, deviations, slopes)
+plotted = {"pearson": pearson.reset_index(names="of"), "deviations": deviations}
+saved = results.save_figure(fig, run_dir, "fig_s4_models", plotted)
+
+# %% [markdown]
+# And do the facets meet where the film meets the world? The overlap of the dots as they are, with their neighbours in
+# the plane, layer by layer:
+
+# %%
+overlaps, overlap_excess = orientation_models.layer_overlap(dots, rotations, blocks, facet_nm=facet, **options_alone)
+print(
+    f"bottom and top less interior: {overlap_excess.value:.3f} ({overlap_excess.low:.3f} to {overlap_excess.high:.3f})"
+)
+overlaps.round(3)
+
+# %% [markdown]
 # ## Displacements
 #
 # Along A, B, C, which are (100), (010), (001) of the superlattice, and along the film normal. The error of the
@@ -188,6 +239,16 @@ layers[["layer", *[f"{name}_inner" for name in names]]].round(3)
 contrast = {d: trapping.interior_contrast(layers, f"displacement_sd_{d}_nm") for d in trapping.DIRECTIONS}
 contrast["misorientation"] = trapping.interior_contrast(layers, "misorientation_raw_deg")
 pd.DataFrame({d: e.as_result() for d, e in contrast.items()})
+
+# %% [markdown]
+# Is the displacement largest along C? Is the misorientation not larger inside, but wider? Its width in a layer is that of
+# the central 95 % of a Gaussian, 3.92 sd.
+
+# %%
+wider = trapping.width_contrast(table, blocks, **options_alone)
+along_c = {d: trapping.displacement_difference(table, ("c", d), blocks, **options_alone) for d in "ab"}
+further = {"c less a (nm)": along_c["a"], "c less b (nm)": along_c["b"], "width inside less outside (°)": wider}
+pd.DataFrame({name: e.as_result() for name, e in further.items()})
 
 # %% [markdown]
 # ## Exercises
@@ -230,8 +291,14 @@ for direction, found in spread.items():
 values.append(
     results.value("mono_misorientation_interior_excess_deg", unit="deg", **contrast["misorientation"].as_result())
 )
-
-# %%
+values += [
+    results.value(f"displacement_c_minus_{d}_nm", unit="nm", **found.as_result()) for d, found in along_c.items()
+]
+values.append(results.value("mono_misorientation_width_interior_excess_deg", unit="deg", **wider.as_result()))
+values += [results.value(name, unit="", **found.as_result()) for name, found in models.items()]
+values.append(results.value("overlap_in_plane_surface_excess", unit="", **overlap_excess.as_result()))
+for index, found in statistics.layer_estimates(overlaps, "overlap_fraction"):
+    values.append(results.value("overlap_fraction", unit="", index=index, **found.as_result()))
 for name, column, unit in (
     ("mono_misorientation_mean_deg", "misorientation_deg", "deg"),
     *[(f"displacement_sd_{d}_nm", f"displacement_sd_{d}_nm", "nm") for d in trapping.DIRECTIONS],

@@ -161,6 +161,26 @@ def test_an_uncertain_reference_widens_the_interval():
     assert trapping.widen_by_reference(found, np.array([])) == found
 
 
+def test_displacements_larger_along_c_and_widths_larger_inside_are_found():
+    random, shape = rng(), (7, 7, 7)
+    inside = np.isin(make(shape)[0]["layer"], range(2, 7))
+    moved = random.normal(0, 0.3, (343, 3)) * [1.0, 1.0, 2.0] @ (CELL / np.linalg.norm(CELL, axis=0)).T
+    axis = random.normal(0, 1, (343, 1)) * np.where(inside, 3.0, 1.0)[:, None]
+    joined, rotations = make(shape, displacement=moved, turns_deg=np.abs(axis) * [0.0, 0.0, 1.0])
+    found, blocks = fitted(joined, rotations), film_blocks(joined)
+    for other in "ab":
+        more = trapping.displacement_difference(found, ("c", other), blocks, rng=rng())
+        assert more.low < 0.3 < more.high
+        assert more.low > 0
+    same = trapping.displacement_difference(found, ("a", "b"), blocks, rng=rng())
+    assert same.low < 0 < same.high
+    wider = trapping.width_contrast(found, blocks, rng=rng())
+    half_normal = statistics.WIDTH_95_PER_SD * np.sqrt(1 - 2 / np.pi)
+    assert wider.low < 2 * half_normal < wider.high
+    assert wider.low > 0
+    assert np.isnan(trapping.width_contrast(found[found["layer"] < 3], blocks[found["layer"] < 3], rng=rng()).value)
+
+
 def test_missing_orientations_give_reasons_and_leave_displacements():
     joined, rotations = make((4, 4, 3))
     rotations = np.full_like(rotations, np.nan)

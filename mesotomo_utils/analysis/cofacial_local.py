@@ -6,12 +6,19 @@ their overlap is that of two polygons.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
 from mesotomo_utils.analysis import cofacial
+
+_POLYGONS = 20_000
+"""Pairs of squares that are cut at once: few enough for the cache of a processor."""
+_VISIT = 4
+"""Steps a dot takes before its neighbours have their turn. More are lost when these move: 60 take twice the time."""
 
 
 def pair_overlap(centres_nm: np.ndarray, R: np.ndarray, pairs: pd.DataFrame, *, facet_nm: float) -> np.ndarray:
@@ -89,44 +96,122 @@ def local_optimum(
     ValueError
         As for :func:`pair_overlap`.
     """
-    centres, R = np.asarray(centres_nm, float), np.asarray(R, float)
-    first, second, axis = _pair_columns(pairs, len(centres))
-    # Both ends of every pair, seen from the dot that turns: ``toward`` is +1 for the + neighbour.
-    dot, other = np.concatenate([first, second]), np.concatenate([second, first])
-    axis = np.concatenate([axis, axis])
-    toward = np.concatenate([np.ones(len(first)), -np.ones(len(first))])
-    seen = np.isfinite(R[other]).all(axis=(1, 2))
-    dot, other, axis, toward = dot[seen], other[seen], axis[seen], toward[seen]
-    count = np.bincount(dot, minlength=len(centres))
-    has = count > 0
-
-    def score(trial: np.ndarray) -> np.ndarray:
-        """Mean overlap (T, N) of trial orientations (T, N, 3, 3), the neighbours held."""
-        held = np.broadcast_to(R[other], (len(trial), len(other), 3, 3))
-        between = toward[:, None] * (centres[other] - centres[dot])
-        forward = (toward > 0)[:, None, None]
-        mine = trial[:, dot]
-        low, high = np.where(forward, mine, held), np.where(forward, held, mine)
-        shape = low.shape[:2]
-        area = _overlap(
-            low.reshape(-1, 3, 3),
-            high.reshape(-1, 3, 3),
-            np.broadcast_to(between, (*shape, 3)).reshape(-1, 3),
-            np.broadcast_to(axis, shape).ravel(),
-            facet_nm,
-        ).reshape(shape)
-        total = np.stack([np.bincount(dot, row, minlength=len(centres)) for row in area])
-        return total / np.maximum(count, 1)
-
+    R = np.asarray(R, float)
+    ends = _Ends.of_pairs(centres_nm, pairs, seen=np.isfinite(R).all(axis=(1, 2)))
+    rows = np.flatnonzero(ends.count)
     neighbours = np.zeros_like(R)
-    np.add.at(neighbours, dot, R[other])
-    neighbours[~has] = np.eye(3)
-    starts = np.stack([np.broadcast_to(np.asarray(start, float), R.shape), _project(neighbours)])
-    best, value = _climb(starts, score, first_deg=4.0, finest_deg=finest_deg)
-    best[~has] = np.nan
-    value = np.where(has, value, np.nan)
-    table = pd.DataFrame({"qd": np.arange(len(R)), "n_neighbours": count, "overlap_fraction": value})
-    return best, table
+    np.add.at(neighbours, ends.dot, R[ends.other])
+    starts = np.stack([np.broadcast_to(np.asarray(start, float), (len(rows), 3, 3)), _project(neighbours[rows])])
+    best, value = np.full(R.shape, np.nan), np.full(len(R), np.nan)
+    best[rows], value[rows] = _climb(
+        starts, lambda trial, some: ends.overlap(trial, rows[some], R, facet_nm), first_deg=4.0, finest_deg=finest_deg
+    )
+    return best, pd.DataFrame({"qd": np.arange(len(R)), "n_neighbours": ends.count, "overlap_fraction": value})
+
+
+def joint_optimum(
+    centres_nm: np.ndarray,
+    sites: np.ndarray,
+    pairs: pd.DataFrame,
+    *,
+    facet_nm: float,
+    start: np.ndarray,
+    finest_deg: float = 0.1,
+    gain: float = 1e-4,
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """R̂ of all dots together: turned until no dot can overlap more with its neighbours.
+
+    It knows the centres alone, no measured orientation. Neighbours differ by one in i + j + k: dots where that is even
+    are turned with the others held, then the others, and so on, so that the overlap of all never falls.
+
+    Parameters
+    ----------
+    centres_nm
+        (N, 3) measured centres, nm; they stay.
+    sites
+        (N, 3) indices i, j, k.
+    pairs, facet_nm, finest_deg
+        As for :func:`local_optimum`.
+    start
+        (3, 3) where every dot begins, R_mono: the optimum where nothing is displaced.
+    gain
+        The search ends when a round adds less than this to the mean overlap.
+
+    Returns
+    -------
+    As :func:`local_optimum`; NaN for a dot without a neighbour.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`pair_overlap`.
+    """
+    ends = _Ends.of_pairs(centres_nm, pairs, seen=np.ones(len(centres_nm), bool))
+    R = np.tile(np.asarray(start, float), (len(ends.count), 1, 1))
+    value = np.full(len(R), np.nan)
+    even = np.asarray(sites, int).sum(axis=1) % 2 == 0
+    halves = [np.flatnonzero(ends.count.astype(bool) & mine) for mine in (even, ~even)]
+    before = -1.0
+    for turn in range(30):
+        for rows in halves:
+            R[rows], value[rows] = _climb(
+                R[None, rows],
+                lambda trial, some, rows=rows: ends.overlap(trial, rows[some], R, facet_nm),
+                first_deg=max(4.0 / 2**turn, 2 * finest_deg),
+                finest_deg=finest_deg,
+                most=_VISIT,
+            )
+        now = np.nanmean(value) if ends.count.any() else before
+        if now - before < gain:
+            break
+        before = now
+    every = np.flatnonzero(ends.count)
+    value[every] = ends.overlap(R[None, every], every, R, facet_nm)[0]
+    R[ends.count == 0] = np.nan
+    return R, pd.DataFrame({"qd": np.arange(len(R)), "n_neighbours": ends.count, "overlap_fraction": value})
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Both ends of every pair, seen from the dot that turns, ordered by it; ``toward`` is +1 for the + neighbour."""
+
+    centres: np.ndarray
+    dot: np.ndarray
+    other: np.ndarray
+    axis: np.ndarray
+    toward: np.ndarray
+    count: np.ndarray  # ends of each dot
+
+    @classmethod
+    def of_pairs(cls, centres_nm: np.ndarray, pairs: pd.DataFrame, *, seen: np.ndarray) -> Self:
+        """The ends whose other dot is ``seen`` (N,)."""
+        centres = np.asarray(centres_nm, float)
+        first, second, axis = _pair_columns(pairs, len(centres))
+        dot, other = np.concatenate([first, second]), np.concatenate([second, first])
+        toward = np.repeat([1.0, -1.0], len(first))
+        order = np.argsort(dot, kind="stable")
+        order = order[seen[other[order]]]
+        count = np.bincount(dot[order], minlength=len(centres))
+        return cls(centres, dot[order], other[order], np.concatenate([axis, axis])[order], toward[order], count)
+
+    def overlap(self, trial: np.ndarray, rows: np.ndarray, R: np.ndarray, facet_nm: float) -> np.ndarray:
+        """Mean overlap (T, M) of some dots with their neighbours, held at R, in trial orientations (T, M, 3, 3)."""
+        size = self.count[rows]
+        mine = np.repeat(np.arange(len(rows)), size)
+        begin = np.cumsum(self.count) - self.count
+        end = np.arange(len(mine)) + np.repeat(begin[rows] - (np.cumsum(size) - size), size)
+        toward, other = self.toward[end], self.other[end]
+        between = toward[:, None] * (self.centres[other] - self.centres[self.dot[end]])
+        held, forward = R[other], (toward > 0)[:, None, None]
+        total = []
+        together = max(1, _POLYGONS // max(1, len(mine)))
+        for some in np.array_split(trial, range(together, len(trial), together)):
+            turned = some[:, mine]
+            low, high = np.where(forward, turned, held), np.where(forward, held, turned)
+            every = [np.concatenate([part] * len(some)) for part in (between, self.axis[end])]
+            area = _overlap(low.reshape(-1, 3, 3), high.reshape(-1, 3, 3), *every, facet_nm)
+            total += [np.bincount(mine, row, minlength=len(rows)) for row in area.reshape(len(some), -1)]
+        return np.stack(total) / np.maximum(size, 1)
 
 
 def _pair_columns(pairs: pd.DataFrame, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -219,25 +304,35 @@ def _project(M: np.ndarray) -> np.ndarray:
 
 
 def _climb(
-    starts: np.ndarray, score: Callable[[np.ndarray], np.ndarray], *, first_deg: float, finest_deg: float
+    starts: np.ndarray,
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    first_deg: float,
+    finest_deg: float,
+    most: int = 60,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pattern search of many independent orientations at once; ``score`` maps (T, N, 3, 3) to (T, N)."""
+    """Pattern search of many independent orientations at once, each until its own step is fine enough.
+
+    ``score`` maps (T, M, 3, 3) and the M rows that they are meant for to (T, M).
+    """
     row = np.arange(starts.shape[1])
-    values = score(starts)
+    values = score(starts, row)
     choice = np.argmax(values, axis=0)
     best, value = starts[choice, row].copy(), values[choice, row]
     step = np.full(len(row), np.deg2rad(first_deg))
     pattern = cofacial.sphere(26)
-    for turn in range(60):
-        if step.max() < np.deg2rad(finest_deg):
+    for turn in range(most):
+        row = np.flatnonzero(step >= np.deg2rad(finest_deg))
+        if not row.size:
             break
         # Turned by an irrational angle each time: no ridge hides between the directions for long.
         tilt = lattice.axis_angle(np.array([1.0, 2.0, 3.0]), 2.399963 * turn)
-        moves = lattice.from_rotation_vectors((pattern @ tilt.T)[:, None] * step[:, None])
-        trial = best @ moves
-        values = score(trial)
+        moves = lattice.from_rotation_vectors((pattern @ tilt.T)[:, None] * step[row, None])
+        trial = best[row] @ moves
+        values = score(trial, row)
         choice = np.argmax(values, axis=0)
-        better = values[choice, row] > value + 1e-12
-        best[better], value = trial[choice, row][better], np.where(better, values[choice, row], value)
-        step = np.where(better, step, step / 2)
+        found = values[choice, np.arange(len(row))]
+        better = found > value[row] + 1e-12
+        best[row[better]], value[row[better]] = trial[choice, np.arange(len(row))][better], found[better]
+        step[row[~better]] /= 2
     return best, value

@@ -189,7 +189,7 @@ def misorientation(
     }  # fmt: skip
 
 
-def widen_by_reference(found: Estimate, values: np.ndarray) -> Estimate:
+def widen_by_reference(found: Estimate, values: np.ndarray, *, lowest: float = 0.0) -> Estimate:
     """Let the uncertainty of the reference orientation enter an interval.
 
     Parameters
@@ -199,6 +199,8 @@ def widen_by_reference(found: Estimate, values: np.ndarray) -> Estimate:
     values
         The same quantity for every other reference that is as good (orientations near R_mono's
         optimum).
+    lowest
+        Smallest possible value.
 
     Returns
     -------
@@ -211,7 +213,7 @@ def widen_by_reference(found: Estimate, values: np.ndarray) -> Estimate:
     low = min(found.low, found.low + values.min() - found.value)
     high = max(found.high, found.high + values.max() - found.value)
     sigma = float(np.hypot(found.sigma, np.sqrt(np.mean((values - found.value) ** 2))))
-    return Estimate(found.value, sigma, max(low, 0.0), high, found.n)
+    return Estimate(found.value, sigma, max(low, lowest), high, found.n)
 
 
 def displacement_sd(
@@ -349,3 +351,79 @@ def interior_contrast(layers: pd.DataFrame, name: str) -> Estimate:
     error, reach = (float(np.sqrt(np.sum((weight * each) ** 2))) for each in (sigma, half))
     difference = float(weight @ value)
     return Estimate(difference, error, difference - reach, difference + reach, n)
+
+
+def displacement_difference(
+    table: pd.DataFrame,
+    directions: tuple[str, str],
+    blocks: np.ndarray,
+    *,
+    fitted: int = 4,
+    n_resamples: int = 300,
+    rng: np.random.Generator,
+) -> Estimate:
+    """Standard deviation of the displacements along one direction less that along another, without noise.
+
+    Parameters
+    ----------
+    table, blocks, fitted
+        As for `displacement_sd`.
+    directions
+        Two of a, b, c, n.
+
+    Returns
+    -------
+    Estimate, nm; both are resampled together, because the dots are the same.
+    """
+    if len(table) < max(5, fitted + 2):
+        return statistics.missing(f"only {len(table)} dots", len(table))
+    value = table[[f"displacement_{d}_nm" for d in directions]].to_numpy(float)
+    square = (value - value.mean(axis=0)) ** 2 * len(value) / (len(value) - fitted)
+    noise = np.array([moments.noise_variance(table[f"sigma_{d}_nm"]) for d in directions])
+
+    def difference(rows: np.ndarray) -> float:
+        first, second = np.sqrt(np.maximum(square[rows].mean(axis=0) - noise, 0.0))
+        return first - second
+
+    replicates = statistics.bootstrap(difference, blocks, n_resamples=n_resamples, rng=rng)
+    return statistics.interval(
+        difference(np.arange(len(value))), replicates, n_blocks=statistics.n_blocks(blocks), n=len(value),
+        reason="the errors of the centres are unknown",
+    )  # fmt: skip
+
+
+def width_contrast(
+    table: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 300, rng: np.random.Generator
+) -> Estimate:
+    """How much wider the misorientation is spread within interior layers than within the bottom and the top one.
+
+    Parameters
+    ----------
+    table
+        From `dot_table`.
+    blocks
+        (N, 2) `statistics.places` of the dots, or (N,) labels.
+
+    Returns
+    -------
+    Estimate, degrees: of the widths that hold the central 95 % of a Gaussian, raw, the mean over the interior layers
+    less that of the two others. NaN for fewer than three layers, or fewer than five orientations in one of them.
+    """
+    known = np.flatnonzero(np.isfinite(table["misorientation_deg"]))
+    angle, own = table["misorientation_deg"].to_numpy(float)[known], np.asarray(blocks)[known]
+    group = np.unique(table["layer"], return_inverse=True)[1]
+    n_layers, group = int(group.max(initial=-1)) + 1, group[known]
+    count = np.bincount(group, minlength=n_layers)
+    if n_layers < 3 or count.min() < 5:
+        return statistics.missing("fewer than three layers, or a layer with fewer than five orientations", len(known))
+
+    def difference(rows: np.ndarray) -> float:
+        size = np.bincount(group[rows], minlength=n_layers)
+        mean = np.bincount(group[rows], angle[rows], n_layers) / size
+        width = np.sqrt(np.bincount(group[rows], (angle[rows] - mean[group[rows]]) ** 2, n_layers) / (size - 1))
+        return float(statistics.WIDTH_95_PER_SD * (width[1:-1].mean() - width[[0, -1]].mean()))
+
+    replicates = statistics.bootstrap(difference, own, n_resamples=n_resamples, rng=rng)
+    return statistics.interval(
+        difference(np.arange(len(known))), replicates, n_blocks=statistics.n_blocks(own), n=len(known)
+    )

@@ -1,5 +1,6 @@
-"""Figure of the co-facial optimum: how sharp it is and how it moves with the cell."""
+"""Figures of the co-facial optimum: its sharpness, how it moves with the cell, whether dots follow one of their own."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -38,5 +39,56 @@ def optimum_figure(profile: pd.DataFrame, by_angle: pd.DataFrame, *, tolerance: 
             ax.axhline(own.iloc[0], color="black", lw=0.7, ls=":", label="measured cell")
         ax.set(xlabel="one angle of the cell (°)", ylabel=label, xticks=sorted(by_angle["angle_deg"].dropna().unique()))
     middle.legend()
+    figures.panel_labels(axes)
+    return fig
+
+
+MODEL_NAMES = {
+    "measured": "measured",
+    "mono": r"$R_\mathrm{mono}$",
+    "local": r"$\hat R$ local",
+    "joint": r"$\hat R$ joint",
+    "directions": "directions",
+}
+
+
+def models_figure(matrix: pd.DataFrame, deviations: pd.DataFrame, slopes: dict[str, float]) -> Figure:
+    """Fig. S4: which model the measured orientations are nearer to.
+
+    Parameters
+    ----------
+    matrix
+        Pearson's correlations, of each with each (:func:`orientation_models.pearson_matrix`).
+    deviations
+        From R_mono about their mean, degrees, a row for each dot and component: ``measured`` and a column for each
+        model of ``slopes``.
+    slopes
+        Of measured on predicted deviation, by model.
+    """
+    fig, axes = figures.new_figure(1, 1 + len(slopes), width_in=figures.DOUBLE_COLUMN, height_in=2.5)
+    first, *others = axes[0]
+    names = [MODEL_NAMES[name] for name in matrix.columns]
+    lower = np.where(np.tri(len(matrix), dtype=bool), matrix, np.nan)
+    picture = first.imshow(lower, cmap="cividis", vmax=1.0, origin="upper")
+    first.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names)
+    first.set_xticklabels(names, rotation=45, ha="right")
+    low, high = picture.get_clim()
+    for (row, column), value in np.ndenumerate(lower):
+        if row > column:
+            colour = "black" if value > (low + high) / 2 else "white"
+            first.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=5.5, color=colour)
+    first.spines[:].set_visible(False)
+    first.tick_params(length=0)
+    limit = 1.05 * np.nanquantile(np.abs(deviations.to_numpy()), 0.995) if len(deviations) else 1.0
+    for ax, (name, slope) in zip(others, slopes.items(), strict=True):
+        ax.scatter(deviations[name], deviations["measured"], s=2.5, lw=0, alpha=0.5, color="0.5")
+        ends = np.array([-limit, limit])
+        ax.plot(ends, ends, color=figures.MODEL_COLOURS["local"], ls="--", label="follows its neighbours (1)")
+        ax.plot(ends, 0 * ends, color=figures.MODEL_COLOURS["mono"], ls=":", label="mean cell alone (0)")
+        if np.isfinite(slope):
+            ax.plot(ends, slope * ends, color="black", label=f"slope {slope:.2f}".replace("-", "−"))
+        ax.set(xlim=ends, ylim=ends, aspect="equal")
+        ax.set(xlabel=f"predicted by {MODEL_NAMES[name]} (°)", ylabel="measured (°)")
+        ax.legend(fontsize=5.5, loc="lower right", borderaxespad=0.2, handlelength=1.6)
     figures.panel_labels(axes)
     return fig
