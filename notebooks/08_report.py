@@ -78,8 +78,8 @@ report.results_table(rows)
 # %%
 with open(paper_file, encoding="utf-8") as file:
     document = yaml.safe_load(file)
-paper = verdicts.statements(document)
-stated = verdicts.stated_rows(rows, paper)
+paper = verdicts.statements(document)  # with what the claims below ask
+stated = verdicts.stated_rows(rows, verdicts.statements({"values": document["values"]}))
 said = {"What the paper states in numbers": report_tables.stated_table(stated)}
 said["What the paper states in numbers"]
 
