@@ -343,6 +343,7 @@ if image is not None:
 #
 # `qd_count` counts the whole dots, as one would count a sample; `qd_found_count` every pick, cut ones too. The share
 # of point defects is over whole dots and vacancies: a site on the rim that is empty cannot be told from one cut away.
+# Its interval is Clopper and Pearson's, as if each site were spoilt on its own.
 
 # %%
 results.write_table(run_dir, "centres.csv", table)
@@ -360,10 +361,14 @@ values = [
     results.value("layer_count", summary["layers"]),
     results.value("grain_count", len(summary["grains"])),
     results.value("at_edge_count", int(edge.sum())),
-    results.value("point_defect_fraction", share["n_defects"].sum() / share["n_sites"].sum(), n=share["n_sites"].sum()),
+    results.value(
+        "point_defect_fraction",
+        **statistics.share(share["n_defects"].sum(), share["n_sites"].sum()).as_result(),
+    ),
 ]
 for row in share.itertuples():
-    values.append(results.value("point_defect_fraction", row.fraction, index=f"C{row.layer}", n=row.n_sites))
+    found_share = statistics.share(min(row.n_defects, row.n_sites), row.n_sites).as_result()
+    values.append(results.value("point_defect_fraction", index=f"C{row.layer}", **found_share))
 
 # %%
 for name in superlattice.CELL:

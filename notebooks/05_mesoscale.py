@@ -158,13 +158,16 @@ saved = results.save_figure(fig, run_dir, "fig_2d_planarity", {"heights": height
 
 # %%
 variants = height_table.groupby("layer")["height_nm"].agg(quantiles=mesoscale.quantile_fwhm)
+flatness = trapping.interior_contrast(planarity, "fwhm_nm")
+print(f"interior layers less C1 and the top layer: {flatness.value:.3f} nm, [{flatness.low:.3f}, {flatness.high:.3f}]")
 variants.join(widths.set_index("layer")[["fwhm_raw_nm"]]).round(3)
 
 # %% [markdown]
 # ## Widths of the (100) and (010) planes (Fig. S12)
 #
 # The same, across the rows of dots within a layer: the position along the normal of (100), less a linear
-# function of the indices. The slope over the layers says whether the width changes through the film.
+# function of the indices. The slope over the layers says whether the width changes through the film. A change that is
+# alike at both surfaces has no slope: for that the mean of the interior layers less that of bottom and top, without noise.
 
 # %%
 normals = np.linalg.inv(cell)[:2] / np.linalg.norm(np.linalg.inv(cell)[:2], axis=1, keepdims=True)
@@ -188,7 +191,11 @@ plane_slopes = {
     name: statistics.weighted_slope(own["layer"], own["fwhm_raw_nm"], own["fwhm_raw_nm_sigma"])
     for name, own in planes.groupby("plane")
 }
-{name: f"{s.value:.4f} nm per layer, [{s.low:.4f}, {s.high:.4f}]" for name, s in plane_slopes.items()}
+plane_contrast = {name: trapping.interior_contrast(own, "fwhm_nm") for name, own in planes.groupby("plane")}
+pd.DataFrame(
+    {f"({name}) slope": s.as_result() for name, s in plane_slopes.items()}
+    | {f"({name}) interior less surface": c.as_result() for name, c in plane_contrast.items()}
+)
 
 # %% [markdown]
 # ## Necks (Fig. 2e)
@@ -260,7 +267,8 @@ pd.DataFrame({"AL / SL": al_to_sl.as_result(), "within layer / all": within.as_r
 # ## The layers roll and turn
 #
 # The rotation from the mean of all dots to the mean of a layer, split into a roll about an axis in the film
-# plane and a turn about the film normal.
+# plane and a turn about the film normal. And the angle of the dots' c axes to the film normal, rms without noise: the
+# paper finds it least in C1 and C9, so the interior layers less these two would be above zero.
 
 # %%
 means = layer_means.layer_orientations(rotations, layer, frame=frame, sigma_deg=sigma_deg)
@@ -272,7 +280,14 @@ normal = frame[:, 2]
 roll = layer_means.layer_roll(rotations, layer, [2], [6], normal=normal, blocks=blocks, **options)
 turn = layer_means.layer_roll(rotations, layer, [2, 3, 4, 5, 6], [7, 8, 9], normal=normal, blocks=blocks, **options)
 print(f"axis of the roll in the crystal: {roll['axis'].round(3)}")
-pd.DataFrame({"roll, C2 to C6": roll["roll"].as_result(), "turn, C2–C6 to C7–C9": turn["turn"].as_result()})
+c_contrast = trapping.interior_contrast(means, "c_to_normal_deg")
+pd.DataFrame(
+    {
+        "roll, C2 to C6": roll["roll"].as_result(),
+        "turn, C2–C6 to C7–C9": turn["turn"].as_result(),
+        "c axes to n, interior less surface": c_contrast.as_result(),
+    }
+)
 
 # %% [markdown]
 # ## Are dots beside a vacancy looser?
@@ -345,8 +360,16 @@ for kind, part in [(kind, part) for kind in spread for part in ("in_plane", "out
     values.append(results.value(f"{name}_raw_deg", unit="deg", **spread[kind][part]["raw"].as_result()))
 for unit, found in vacancy.items():
     values.append(results.value(f"vacancy_difference_{unit}", unit=unit, **found["difference"].as_result()))
+    ends, why = [found["low_90"], found["high_90"]], "too few dots beside a vacancy"
+    values.append(results.value(f"vacancy_difference_90_{unit}", ends, unit, n=found["n_marked"], reason=why))
+    values.append(results.value(f"vacancy_margin_{unit}", found["margin"], unit, reason="no orientations"))
 for name, slope in plane_slopes.items():
     values.append(results.value(f"plane_width_{name}_slope", unit="nm per layer", **slope.as_result()))
+    values.append(
+        results.value(f"plane_width_{name}_interior_excess_nm", unit="nm", **plane_contrast[name].as_result())
+    )
+values.append(results.value("planarity_interior_excess_nm", unit="nm", **flatness.as_result()))
+values.append(results.value("c_axis_interior_excess_deg", unit="deg", **c_contrast.as_result()))
 for name, table, column, unit in (
     ("planarity_fwhm_nm", planarity, "fwhm_nm", "nm"),
     ("planarity_fwhm_raw_nm", planarity, "fwhm_raw_nm", "nm"),

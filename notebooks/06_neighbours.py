@@ -208,14 +208,18 @@ print(
 # ## Is the maximum inside, and is the change gradual?
 #
 # If layers were exchangeable, how often would the two surface layers be as much more ordered than the
-# interior as they are? All permutations are counted; with nine layers p cannot be below 1/36.
+# interior as they are? All permutations are counted; with nine layers p cannot be below 1/36. The layer of the maximum
+# is no number with a standard error: instead of one, all layers are named that may hold it at 95 % (Gupta's subset).
 
 # %%
 profile = disorder["entropy"].to_numpy(float)
 measured = bool(np.isfinite(profile).all()) and len(profile) >= 3
 inside = entropy.interior_maximum(profile) if measured else {"excess": np.nan, "p": np.nan}
 most = int(disorder["layer"].iloc[int(np.argmax(profile))]) if measured else None
-inside | {"layer of the maximum": most}
+reach = (disorder["entropy_high"] - disorder["entropy_low"]).to_numpy(float) / 2
+rows = entropy.layers_of_maximum(profile, reach, rng=np.random.default_rng([seed, 1]))
+may_be = disorder["layer"].to_numpy()[rows].tolist()
+inside | {"layer of the maximum": most, "may be": may_be}
 
 # %% [markdown]
 # Planarity jumps at the surfaces if the first step inwards covers its whole range (share 1); a profile
@@ -303,7 +307,13 @@ values = [
     results.value("theta_mean_in_layer_deg", unit="deg", **angles["in the layer"]["mean"].as_result()),
     results.value("theta_mean_c_deg", unit="deg", **angles["to the next layer"]["mean"].as_result()),
     results.value("entropy_theta_correlation", **correlation.as_result()),
-    results.value("entropy_max_layer", most, n=len(profile), reason=None if most else "a layer has no entropy"),
+    results.value(
+        "entropy_max_layer",
+        most,
+        interval_95=[min(may_be), max(may_be)] if most and may_be else None,
+        n=len(profile),
+        reason=None if most else "a layer has no entropy",
+    ),
     results.value(
         "entropy_interior_excess_p", inside["p"], n=len(profile), reason=None if most else "a layer has no entropy"
     ),

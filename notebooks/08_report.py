@@ -32,10 +32,10 @@
 import pandas as pd
 import yaml
 
-from mesotomo_utils.analysis import verdicts
+from mesotomo_utils.analysis import claims, verdicts
 from mesotomo_utils.twin import compare
 from mesotomo_utils.visualization import figures, report_figures
-from mesotomo_utils.workflow import report, results
+from mesotomo_utils.workflow import report, report_tables, results
 from mesotomo_utils.workflow.sample import load_sample
 
 figures.use_style()
@@ -70,12 +70,41 @@ report.results_table(rows)
 # %% [markdown]
 # ## What the paper states
 #
-# Each number stands with its place in the paper. Some are ranges, some are claims (`less_than`).
+# Each number stands with its place in the paper, whether this run has measured it or not. Some are ranges, some
+# bounds. *Supports*: the 95 % interval holds the stated value, or lies within the bound. *Contradicts*: it excludes it.
+# *Cannot tell*: there is no interval, or it also holds the value that would mean "no effect". An exact count
+# supports the same count and contradicts any other.
 
 # %%
 with open(paper_file, encoding="utf-8") as file:
-    paper = verdicts.statements(yaml.safe_load(file))
-print(f"{len(paper)} statements of the paper")
+    document = yaml.safe_load(file)
+paper = verdicts.statements(document)  # with what the claims below ask
+stated = verdicts.stated_rows(rows, verdicts.statements({"values": document["values"]}))
+said = {"What the paper states in numbers": report_tables.stated_table(stated)}
+said["What the paper states in numbers"]
+
+# %% [markdown]
+# ## What the paper says in words
+#
+# A claim is supported where every number that it rests on supports it, contradicted where one contradicts it, and
+# open else. Bounds that the paper does not give are ours, and `data/paper_values.yaml` says why.
+
+# %%
+judged = claims.claim_rows(rows, document["claims"], paper)
+said = {"What the paper says in words": report_tables.claims_table(judged)} | said
+pd.set_option("display.max_colwidth", None)
+said["What the paper says in words"].style.hide().set_properties(**{"white-space": "pre-line", "text-align": "left"})
+
+# %% [markdown]
+# ## Is it better than the earlier sample?
+#
+# The paper compares with the sample of its reference 40, whose numbers come without errors. Ours is different where
+# its interval excludes the earlier value.
+
+# %%
+earlier = claims.earlier_rows(rows, document["earlier_sample"])
+said["Beside the earlier sample"] = report_tables.earlier_table(earlier)
+said["Beside the earlier sample"]
 
 # %% [markdown]
 # ## The truth, where there is one
@@ -90,7 +119,8 @@ print(f"{len(paper)} statements of the paper")
 is_twin = results.exists(run_dir, "truth/dots.csv")
 comparison, matched = compare.compare_if_twin(run_dir)
 truth = compare.true_statements(run_dir) if is_twin else {}
-print(report.WHAT_A_TWIN_PROVES if is_twin else "A real sample: there is no truth to compare with.")
+notes = [report.WHAT_A_TWIN_PROVES, report.WHAT_A_TWIN_LACKS]
+print("\n".join(notes) if is_twin else "A real sample: there is no truth to compare with.")
 
 # %% [markdown]
 # Every imaged twin is made under the same conditions, and none is eased for a nicer result:
@@ -128,9 +158,8 @@ if len(matched):
 # %% [markdown]
 # ## Verdicts
 #
-# *Supports*: the 95 % interval holds the stated value. *Contradicts*: it excludes it. *Cannot tell*:
-# there is no interval, or it also holds the value that would mean "no effect". Where a twin contradicts the paper and
-# yet agrees with its own truth, notebook 00 tells what gave way when it was made.
+# Every result that the paper or the truth says something of, with both verdicts. Where a twin contradicts the paper
+# and yet agrees with its own truth, notebook 00 tells what gave way when it was made.
 
 # %%
 compared = verdicts.compared_rows(rows, paper, truth)
@@ -174,8 +203,9 @@ matched.nlargest(3, "error_nm") if len(matched) else "no truth: no errors"
 # The same tables and all figures as `report.html` and `report.pdf`.
 
 # %%
-results.write_json(run_dir, "comparison.json", comparison | {"conditions": conditions})
-report.write_report(run_dir, name, rows, compared, comparison, conditions)
+paper_said = {"claims": judged, "numbers": stated, "earlier_sample": earlier}
+results.write_json(run_dir, "comparison.json", comparison | {"conditions": conditions, "paper": paper_said})
+report.write_report(run_dir, name, rows, compared, comparison, conditions, said)
 
 # %% [markdown]
 # ## The record

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from mesotomo_utils import lattice
-from mesotomo_utils.analysis import dots, layers, mesoscale, moments, necks, statistics
+from mesotomo_utils.analysis import dots, layers, mesoscale, moments, necks, statistics, trapping
 
 CELL = lattice.cell_matrix(6.3, 6.0, 5.8, 98, 95, 93)
 FRAME = lattice.film_frame(CELL)
@@ -207,6 +208,24 @@ def test_directions_to_neighbours():
     np.testing.assert_allclose(vectors[known], np.tile(CELL[:, 0] / 6.3, (18, 1)), atol=1e-9)
 
 
+def test_a_change_alike_at_both_surfaces_has_no_slope_but_a_contrast():
+    random = rng()
+    joined = dots.join(*table((20, 20, 9)))
+    sd = np.where(np.isin(joined["k"], [0, 8]), 0.2, 0.3)
+    values = random.normal(0, np.hypot(sd, 0.1))
+    found = mesoscale.layer_widths(
+        values, joined[["i", "j"]].to_numpy(float), joined["layer"].to_numpy(), sigma_nm=np.full(len(joined), 0.1),
+        blocks=film_blocks(joined), n_resamples=100, rng=random,
+    )  # fmt: skip
+    slope = statistics.weighted_slope(found["layer"], found["fwhm_raw_nm"], found["fwhm_raw_nm_sigma"])
+    assert slope.low < 0 < slope.high
+    excess = trapping.interior_contrast(found, "fwhm_nm")
+    assert excess.low < 0.1 * statistics.FWHM_PER_SD < excess.high
+    assert excess.low > 0
+    inverted = trapping.interior_contrast(found.assign(fwhm_nm=-found["fwhm_nm"]), "fwhm_nm")
+    assert inverted.value == pytest.approx(-excess.value)
+
+
 # ------------------------------------------------------------------ layers
 
 
@@ -259,6 +278,7 @@ def test_layer_means_of_a_rolled_lattice():
         sigma_deg=np.zeros(len(joined)), blocks=film_blocks(joined), n_resamples=25, rng=rng(),
     )  # fmt: skip
     np.testing.assert_allclose(c_axes["c_to_normal_deg"], [0, 0, 2, 4, 6], atol=1e-9)
+    assert trapping.interior_contrast(c_axes, "c_to_normal_deg").value == pytest.approx(2 - 3)  # less (0 + 6)/2
     np.testing.assert_allclose(np.diff(found["roll_signed_deg"]), [0, 2, 2, 2], atol=1e-6)
     np.testing.assert_allclose(layers.from_layer_mean(rotations, joined["layer"]), 0, atol=1e-5)
 
@@ -455,6 +475,22 @@ def test_equivalence_cannot_tell_without_marked_dots():
     )
     assert found["verdict"] == "cannot_tell"
     assert found["difference"].reason == "no layer holds both kinds of dots"
+
+
+def test_a_share_has_the_interval_of_clopper_and_pearson():
+    for count, n in ((0, 30), (3, 30), (30, 30)):
+        found = statistics.share(count, n)
+        assert (found.value, found.n) == (count / n, n)
+        # by their definition: as many or more, as few or fewer are seen in 2.5 %
+        if count:
+            assert stats.binom.sf(count - 1, n, found.low) == pytest.approx(0.025, rel=1e-6)
+        if count < n:
+            assert stats.binom.cdf(count, n, found.high) == pytest.approx(0.025, rel=1e-6)
+    assert statistics.share(0, 30).low == 0
+    assert statistics.share(30, 30).high == 1
+    assert statistics.share(0, 0).reason == "there is nothing to count"
+    with pytest.raises(ValueError, match="31 of 30"):
+        statistics.share(31, 30)
 
 
 def test_a_weighted_slope_with_outlying_errors():

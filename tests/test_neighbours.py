@@ -241,6 +241,32 @@ def test_interior_maximum_of_a_flat_profile():
         entropy.interior_maximum(np.array([1, np.nan, 1]))
 
 
+def test_the_layers_that_may_hold_the_maximum():
+    profile = np.array([0.0, 1.0, 5.0, 4.9, 0.0])
+    assert entropy.layers_of_maximum(profile, np.full(5, 0.3), rng=rng()).tolist() == [2, 3]
+    assert entropy.layers_of_maximum(profile, np.full(5, 0.01), rng=rng()).tolist() == [2]
+    assert entropy.layers_of_maximum(profile, np.full(5, 20.0), rng=rng()).tolist() == [0, 1, 2, 3, 4]
+    flipped = entropy.layers_of_maximum(profile[::-1], np.full(5, 0.3), rng=rng())
+    assert flipped.tolist() == [1, 2]
+    assert entropy.layers_of_maximum(np.array([1.0, np.nan]), np.ones(2), rng=rng()).size == 0
+    assert entropy.layers_of_maximum(np.ones(2), np.array([0.1, np.nan]), rng=rng()).size == 0
+
+
+def test_the_true_maximum_is_among_them_in_95_percent():
+    random = rng()
+    true, reach = np.array([0.0, 0.5, 1.0, 0.9, 1.0, 0.2]), 1.96 * np.array([0.3, 0.2, 0.3, 0.4, 0.2, 0.3])
+    kept = [
+        entropy.layers_of_maximum(random.normal(true, reach / 1.96), reach, n_draws=2000, rng=random)
+        for _ in range(300)
+    ]
+    held = np.mean([2 in rows for rows in kept])
+    assert 0.92 < held <= 1.0  # 0.95 - 2.4 standard errors
+    equal = np.mean([0 in entropy.layers_of_maximum(random.normal(0, reach / 1.96), reach, n_draws=2000, rng=random)
+                     for _ in range(300)])  # fmt: skip
+    assert 0.92 < equal < 0.98  # where all layers are alike, no layer is kept more often than it must be
+    assert np.mean([len(rows) for rows in kept]) < 5.0
+
+
 def test_abrupt_and_gradual_profiles_are_told_apart():
     jump = np.array([0.2] + [1.0] * 7 + [0.2])
     ramp = 1 - np.abs(np.arange(9) - 4) / 4

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mesotomo_utils.visualization import figures
-from mesotomo_utils.workflow import files, report, results
+from mesotomo_utils.workflow import files, report, report_pdf, results
 from mesotomo_utils.workflow.gallery import copy_gallery
 from mesotomo_utils.workflow.summary import results_table
 
@@ -217,7 +217,7 @@ def test_pictures_stand_upright_in_the_pdf(tmp_path: Path) -> None:
     picture[:20] = 255  # white above, black below
     Image.fromarray(picture).save(tmp_path / "one.png")
     figures.use_style()
-    page = report.figure_page([tmp_path / "one.png"])
+    page = report_pdf.figure_page([tmp_path / "one.png"])
     page.canvas.draw()
     pixels = np.asarray(page.canvas.buffer_rgba())[:, :, 0]
     box = page.axes[0].get_window_extent()
@@ -225,6 +225,49 @@ def test_pictures_stand_upright_in_the_pdf(tmp_path: Path) -> None:
     assert (column[: len(column) // 2] == 0).all()
     assert (column[-len(column) // 4 :] == 255).all()
     plt.close(page)
+
+
+def test_the_report_shows_claims_layers_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [
+        results.value("planarity_fwhm_nm", 0.1 * k, "nm", interval_95=[0.05 * k, 0.2 * k], index=f"C{k}")
+        for k in range(1, 100)
+    ]
+    results.record(tmp_path, "05_mesoscale", [results.value("connectivity", 0.9), *layers])
+    says = "rows of dots " * 20
+    said = {"Claims": pd.DataFrame({"the paper says": [says], "rests on": ["a = 1\nb = 2"]})}
+    compared = [{"name": "planarity_fwhm_nm", "index": "C2", "paper": 1.2, "place": "Fig. 2d", "truth": None}]
+    written: list[str] = []
+    save = report_pdf._save_text
+
+    def note(pdf, lines, opening) -> None:
+        written.append("\n".join(lines))
+        save(pdf, lines, opening)
+
+    monkeypatch.setattr(report_pdf, "_save_text", note)
+    report.write_report(tmp_path, "x", results.join(tmp_path), compared, {}, {}, said)
+    page, pdf = (tmp_path / "report.html").read_text(), "\n".join(written)
+    assert len(written) >= 3  # 99 layers do not fit a page
+    for text in (page, pdf):
+        assert text.index("Claims") < text.index("Results")  # what the paper says comes first
+        assert text.count("Fig. 2d") == 1
+        assert all(f"[C{k}]" in text for k in range(1, 100))
+    assert "a = 1<br>b = 2" in page
+    assert pdf.count("# Results per layer and axis, continued") >= 1
+    assert pdf.split().count("rows") == 20  # a long text is broken, not cut off
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_pages_of_text_hold_every_row_once_and_fit() -> None:
+    table = pd.DataFrame({"n": [f"row{k}" for k in range(150)], "long": ["word " * (k % 60) for k in range(150)]})
+    tables = {"One": table, "Two": pd.DataFrame({"n": ["a"], "long": ["b\n" * 200]})}
+    pages = report_pdf.text_pages(tables, taken=10)
+    lines = [line for page in pages for line in page]
+    assert max(map(len, pages)) <= report_pdf._LINES_A_PAGE
+    assert len(pages[0]) <= report_pdf._LINES_A_PAGE - 10
+    assert max(map(len, lines)) <= report_pdf._LETTERS_A_LINE
+    assert [line.split()[0] for line in lines if line.startswith("row")] == table["n"].tolist()
+    assert sum(line.split().count("word") for line in lines) == sum(k % 60 for k in range(150))
+    assert all(page[0].startswith("# ") or page[1].startswith("# ") for page in pages)
 
 
 def test_the_summary_shows_value_sigma_paper_and_truth(tmp_path: Path) -> None:

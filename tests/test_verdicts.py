@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mesotomo_utils.analysis.verdicts import compared_rows, statements, verdict
+from mesotomo_utils.analysis.verdicts import compared_rows, stated_rows, statements, verdict
+from mesotomo_utils.workflow.report_tables import stated_table
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,13 @@ from mesotomo_utils.analysis.verdicts import compared_rows, statements, verdict
         ([0.3, 1.6], {"less_than": 1.0}, "cannot_tell"),
         ([1.3, 1.6], {"less_than": 1.0}, "contradicts"),
         ([1.3, 1.6], {"greater_than": 1.0}, "supports"),
+        ([0.1, 1.2], {"value": 1.0, "null": [-1.0, 0.2]}, "cannot_tell"),
+        ([0.3, 1.2], {"value": 1.0, "null": [-1.0, 0.2]}, "supports"),
+        ([0.1, 0.5], {"other_than": 0.0, "approximate": 0.2}, "supports"),
+        ([-0.1, 0.5], {"other_than": 0.0, "approximate": 0.2}, "cannot_tell"),
+        ([-0.1, 0.1], {"other_than": 0.0, "approximate": 0.2}, "contradicts"),
+        ([0.1, 0.15], {"other_than": 0.0, "approximate": 0.2}, "contradicts"),
+        ([-0.1, 0.1], {"other_than": 0.0}, "cannot_tell"),
         ([[-1, 0], [0, 1]], {"value": [-0.5, 0.5]}, "supports"),
         ([[-1, 0], [0, 1]], {"value": [-0.5, 1.5]}, "contradicts"),
     ],
@@ -51,7 +59,48 @@ def test_rows_carry_both_sides():
     assert second["verdict_truth"] is None
 
 
+def test_an_exact_count_is_right_or_wrong():
+    rows = [{"name": "layers", "index": None, "value": 9, "interval_95": None}]
+
+    def said(**statement):
+        paper = statements({"values": [{"name": "layers", **statement}]})
+        return compared_rows(rows, paper, {})[0]["verdict_paper"]
+
+    assert said(value=9, exact=True) == "supports"
+    assert said(value=8, exact=True) == "contradicts"
+    assert said(value=9) == "cannot_tell"  # a count that is not exact needs an interval
+    rows[0]["value"] = None
+    assert said(value=9, exact=True) == "cannot_tell"
+
+
+def test_every_statement_has_a_row_with_its_place():
+    document = {
+        "values": [
+            {"name": "a", "value": 1.0, "unit": "nm", "place": "Fig. 1", "approximate": 0.1},
+            {"name": "b", "index": "C1", "range": [0, 1], "unit": "", "place": "Fig. 2"},
+            {"name": "c", "less_than": 1.0, "unit": "", "place": "Fig. 3"},
+        ]
+    }
+    rows = [
+        {"name": "a", "index": None, "value": 1.2, "interval_95": [1.05, 1.3]},
+        {"name": "c", "index": None, "value": None, "interval_95": None, "reason": "no lattice"},
+    ]
+    first, second, third = found = stated_rows(rows, statements(document))
+    assert (first["verdict"], first["reason"], first["value"]) == ("supports", None, 1.2)
+    assert (second["verdict"], second["reason"]) == ("cannot_tell", "not measured")
+    assert (third["verdict"], third["reason"]) == ("cannot_tell", "no lattice")
+    table = stated_table(found)
+    assert table["place"].tolist() == ["Fig. 1", "Fig. 2", "Fig. 3"]
+    assert table["paper"].tolist() == ["1 ± 0.1", "[0, 1]", "< 1"]
+    compared = compared_rows(rows, statements(document), {("a", None): {"value": 1.0}})
+    assert [row["place"] for row in compared] == ["Fig. 1", "Fig. 3"]
+
+
 def test_a_statement_stands_once():
     row = {"name": "a", "value": 1}
     with pytest.raises(ValueError, match="stated twice"):
         statements({"values": [row, row]})
+    claim = {"says": "so", "place": "Fig. 1", "tests": [row, {"name": "b", "less_than": "a"}, {"name": "a"}]}
+    assert list(statements({"values": [], "claims": [claim]})) == [("a", None)]
+    with pytest.raises(ValueError, match="stated twice"):
+        statements({"values": [row], "claims": [claim]})

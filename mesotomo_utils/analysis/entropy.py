@@ -183,6 +183,42 @@ def interior_maximum(profile: np.ndarray) -> dict:
     return {"excess": float(seen), "p": float(np.mean(excess >= seen - 1e-12))}
 
 
+def layers_of_maximum(
+    profile: np.ndarray, reach: np.ndarray, *, n_draws: int = 20000, rng: np.random.Generator
+) -> np.ndarray:
+    """Which layers may hold the maximum of a profile, at 95 %.
+
+    Parameters
+    ----------
+    profile
+        (L,) one value for each layer, bottom to top.
+    reach
+        (L,) half the width of each layer's 95 % interval; larger than 0.
+
+    Returns
+    -------
+    Rows of the profile, rising; the largest is among them. Empty where a value or a reach is not known.
+
+    Notes
+    -----
+    Gupta's subset: a layer stays while no other exceeds it by more than the errors of the two, taken as normal and
+    independent, allow for the best of all others at 95 %. Then the layer that truly is the largest is among those that
+    stay in at least 95 % of samples, whatever the profile.
+    """
+    profile, sd = np.asarray(profile, float), np.asarray(reach, float) / 1.96
+    if not (np.isfinite(profile).all() and np.isfinite(sd).all() and (sd > 0).all()):
+        return np.empty(0, int)
+    drawn = rng.normal(0.0, sd, (n_draws, len(sd)))
+    kept = []
+    for layer in range(len(profile)):
+        others = np.arange(len(profile)) != layer
+        error = np.hypot(sd[others], sd[layer])
+        allowed = np.quantile(((drawn[:, others] - drawn[:, [layer]]) / error).max(1), 0.95) if others.any() else 0.0
+        if np.all((profile[others] - profile[layer]) / error <= allowed):
+            kept.append(layer)
+    return np.array(kept, int)
+
+
 def step_share(profile: np.ndarray) -> np.ndarray:
     """Share of a profile's range that is passed in the first step inwards from the surfaces.
 

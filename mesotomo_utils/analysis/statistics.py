@@ -377,16 +377,74 @@ def equivalence(
     )  # fmt: skip
     half = np.nan if independent < 3 else stats.t.ppf(0.95, independent - 1) * found.sigma
     low, high = found.value - half, found.value + half
-    verdict = "cannot_tell"
-    if np.isfinite(half):
-        if found.low > 0 or found.high < 0:
-            verdict = "different"
-        if -margin < low and high < margin:
-            verdict = "same"
+    ends_95 = (found.low, found.high) if np.isfinite(half) else None
+    verdict = same_or_different(ends_95, (low, high), margin)
     return {
         "difference": found, "low_90": low, "high_90": high, "margin": margin,
         "n_marked": n_marked, "verdict": verdict,
     }  # fmt: skip
+
+
+def same_or_different(
+    interval_95: tuple[float, float] | None, interval_90: tuple[float, float] | None, margin: float | None
+) -> str:
+    """Verdict of two one-sided tests at 5 %.
+
+    Parameters
+    ----------
+    interval_95, interval_90
+        Ends of the intervals of a difference; None where there is none.
+    margin
+        Largest difference that counts as the same.
+
+    Returns
+    -------
+    ``"same"`` (the 90 % interval lies within ± margin), ``"different"`` (it does not, and the 95 % interval
+    excludes zero) or ``"cannot_tell"``.
+
+    Examples
+    --------
+    >>> same_or_different((-0.2, 0.3), (-0.1, 0.2), 0.5), same_or_different((0.1, 0.9), (0.2, 0.8), 0.5)
+    ('same', 'different')
+    """
+    if interval_95 is None or interval_90 is None or margin is None:
+        return "cannot_tell"
+    if -margin < interval_90[0] and interval_90[1] < margin:
+        return "same"
+    return "different" if interval_95[0] > 0 or interval_95[1] < 0 else "cannot_tell"
+
+
+def share(count: int, n: int) -> Estimate:
+    """Share of n independent cases, with the interval of Clopper and Pearson.
+
+    Parameters
+    ----------
+    count, n
+        How many of how many.
+
+    Returns
+    -------
+    Estimate without a standard error: near 0 and 1 the interval is far from symmetric. It holds the true share in at
+    least 95 % of samples; where none is seen, it ends at 1 − 0.025^(1/n). NaN where there are no cases.
+
+    Raises
+    ------
+    ValueError
+        The count is negative or larger than n.
+
+    Examples
+    --------
+    >>> found = share(0, 30)
+    >>> found.value, found.low, round(found.high, 4)
+    (0.0, 0.0, 0.1157)
+    """
+    count, n = int(count), int(n)
+    if not 0 <= count <= n:
+        raise ValueError(f"a share needs 0 ≤ count ≤ n, found {count} of {n}")
+    if n == 0:
+        return missing("there is nothing to count", 0)
+    ends = stats.binomtest(count, n).proportion_ci(0.95, method="exact")
+    return Estimate(count / n, low=float(ends.low), high=float(ends.high), n=n)
 
 
 def columns(name: str, estimates: list[Estimate]) -> dict[str, list[float]]:

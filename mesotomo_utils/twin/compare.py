@@ -220,7 +220,7 @@ def true_statements(run_dir: str | Path) -> dict[tuple[str, str | None], dict[st
                 found[name, index] = {"value": float(row.made)}
     dots = pd.read_csv(truth / "dots.csv")
     found |= {(name, None): {"value": v} for name, v in errors.sample_cell(dots).items()}
-    found["layer_count", None] = {"value": int(dots["layer"].max())}
+    found["layer_count", None] = {"value": int(dots["layer"].max()), "exact": True}
     if parameters := imaging_conditions(run_dir):
         found |= {(name, None): {"value": v} for name, v in errors.true_distortion(parameters).items()}
     return found

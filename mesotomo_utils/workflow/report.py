@@ -8,32 +8,27 @@ from __future__ import annotations
 import base64
 import html
 import json
-import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from mesotomo_utils.workflow import results
+from mesotomo_utils.workflow.report_pdf import write_pdf
+from mesotomo_utils.workflow.report_tables import VERDICTS, interval_text, label, number
 from mesotomo_utils.workflow.steps import STEMS
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_FIGURES_A_PAGE = 6  # of the PDF
-
-VERDICTS = {
-    "supports": "✓ supports",
-    "contradicts": "✗ contradicts",
-    "cannot_tell": "– cannot tell",
-}
-
 WHAT_A_TWIN_PROVES = (
-    "This sample is a digital twin: atoms placed with the paper's statistics built in, imaged by a "
-    "model microscope. Agreement shows that the method recovers what was put in. It is no evidence "
-    "for the paper's physics."
+    "This sample is a digital twin: atoms placed by the numbers of the paper, as far as the twin's parameters impose "
+    "them, and a model of their measurement. Agreement shows that the method recovers what was put in. It is no "
+    "evidence for the paper's physics."
+)
+WHAT_A_TWIN_LACKS = (
+    "Not imposed, so that the paper may be contradicted: the twist of the necks and the mean misorientation from "
+    "R_mono, which follow from the common axis, the roll and the spread; the least angle of the c axes to the film "
+    "normal in C1 and C9; the layer of the largest entropy; the overlap of the facets. Imposed against Fig. S12: in "
+    "the bottom and the top layer the rows of dots are narrower than inside."
 )
 
 STYLE = """
@@ -41,31 +36,12 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
+table.words td, table.words th { text-align: left; vertical-align: top; }
 figure { display: inline-block; margin: .6rem; vertical-align: top; max-width: 32rem; }
 figure img, figure video { max-width: 100%; border: 1px solid #eee; }
 figcaption { font-size: 12px; color: #555; }
 .note { background: #f4f4ec; padding: .6rem 1rem; border-left: 4px solid #999; }
 """
-
-
-def number(value: Any, sigma: float | None = None) -> str:
-    """A value as text, with its standard error to two digits and the value to the same place.
-
-    Examples
-    --------
-    >>> number(2.4967, 0.031)
-    '2.497 ± 0.031'
-    """
-    if value is None:
-        return "—"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Sequence):
-        return "[" + ", ".join(number(item) for item in value) + "]"
-    if sigma and math.isfinite(sigma):
-        places = max(0, 1 - math.floor(math.log10(sigma)))
-        return f"{value:.{places}f} ± {sigma:.{places}f}"
-    return f"{value:.4g}" if abs(value) < 1e4 or value % 1 else f"{value:.0f}"
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], *, indexed: bool = False) -> pd.DataFrame:
@@ -80,21 +56,21 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, indexed: bool = False) -
 
     Returns
     -------
-    DataFrame ``result, value, 95 % interval, unit, paper, truth, against paper, against truth``.
+    DataFrame ``result, value, 95 % interval, unit, paper, place, truth, against paper, against truth, why none``; a
+    column that is empty in all rows is left out.
     """
     table = []
     for row in rows:
         if row["index"] is not None and not indexed:
             continue
-        name = row["name"] if row["index"] is None else f"{row['name']} [{row['index']}]"
-        interval = row.get("interval_95")
         table.append(
             {
-                "result": name,
+                "result": label(row),
                 "value": number(row["value"], row.get("sigma")),
-                "95 % interval": f"{number(interval[0])} … {number(interval[1])}" if interval else "",
+                "95 % interval": interval_text(row),
                 "unit": row["unit"] or "",
                 "paper": number(row["paper"]) if row.get("paper") is not None else "",
+                "place": row.get("place") or "",
                 "truth": number(row["truth"]) if row.get("truth") is not None else "",
                 "against paper": VERDICTS.get(row.get("verdict_paper") or "", ""),
                 "against truth": VERDICTS.get(row.get("verdict_truth") or "", ""),
@@ -197,6 +173,7 @@ def write_report(
     compared: Sequence[Mapping[str, Any]],
     comparison: Mapping[str, Any],
     conditions: Mapping[str, Any],
+    said: Mapping[str, pd.DataFrame],
 ) -> list[Path]:
     """Write ``report.html`` and ``report.pdf`` into the run folder.
 
@@ -212,18 +189,25 @@ def write_report(
         Errors against the truth; empty for a real sample.
     conditions
         How the twin was imaged; empty for a real sample.
+    said
+        Heading and table of what the paper says (`report_tables`); they come first.
 
     Returns
     -------
     The two files.
     """
     beside = {(row["name"], row["index"]): row for row in compared}
-    sides = ("paper", "truth", "verdict_paper", "verdict_truth")
+    sides = ("paper", "place", "truth", "verdict_paper", "verdict_truth")
     filled = [dict(row) | {k: beside.get((row["name"], row["index"]), {}).get(k) for k in sides} for row in rows]
     title = f"mesotomo: report of {name}"
-    notes = [WHAT_A_TWIN_PROVES] if comparison else ["A real sample: measured values and their intervals."]
-    table = results_table(filled)
-    tables = {"Results": table, "Steps": step_table(run_dir)}
+    notes = ["A real sample: measured values and their intervals."]
+    if comparison:
+        notes = [WHAT_A_TWIN_PROVES, WHAT_A_TWIN_LACKS]
+    tables = {**said, "Results": results_table(filled)}
+    by_layer = results_table([row for row in filled if row["index"]], indexed=True)
+    if len(by_layer):
+        tables["Results per layer and axis"] = by_layer
+    tables["Steps"] = step_table(run_dir)
     if comparison:
         tables["Bounds that every twin must keep"] = bounds_table(comparison)
         tables["Errors against the truth"] = error_table(comparison)
@@ -231,12 +215,11 @@ def write_report(
             [(key, number(value)) for key, value in conditions.items()],
             columns=["condition", "value"],
         )
-    tables["Results per layer and axis"] = results_table([r for r in filled if r["index"]], indexed=True)
     pictures, films = figure_paths(run_dir), film_paths(run_dir)
     page = results.write_text(Path(run_dir) / "report.html", html_page(title, notes, tables, pictures, films))
     if films:
         notes.append("Films in figures/: " + ", ".join(film.name for film in films) + ".")
-    return [page, write_pdf(Path(run_dir) / "report.pdf", title, notes, table, pictures)]
+    return [page, write_pdf(Path(run_dir) / "report.pdf", title, notes, tables, pictures)]
 
 
 def figure_paths(run_dir: str | Path) -> list[Path]:
@@ -273,7 +256,9 @@ def html_page(
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
     for heading, table in tables.items():
-        parts += [f"<h2>{html.escape(heading)}</h2>", table.to_html(index=False, na_rep="—")]
+        words = "words" if table.astype(str).map(lambda text: "\n" in text).to_numpy().any() else None
+        lines = table.to_html(index=False, na_rep="—", classes=words).replace("\\n", "<br>")
+        parts += [f"<h2>{html.escape(heading)}</h2>", lines]
     parts.append("<h2>Figures</h2>")
     for path in figures:
         data = base64.b64encode(path.read_bytes()).decode()
@@ -293,85 +278,3 @@ def html_page(
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
     )
-
-
-def write_pdf(path: str | Path, title: str, notes: Sequence[str], table: pd.DataFrame, figures: Sequence[Path]) -> Path:
-    """The same as PDF: pages of results, then the figures.
-
-    Parameters
-    ----------
-    path
-        File to write; it appears under this name only when it is whole.
-    title, notes
-        Heading and sentences of the first page.
-    table
-        :func:`results_table`.
-    figures
-        PNG files.
-    """
-    import matplotlib.pyplot as plt
-    from matplotlib.backends.backend_pdf import PdfPages
-
-    path = Path(path)
-    temporary = results.scratch(path.parent, path.name)
-    # no date in the file: two runs give the same report; pages are laid out by hand
-    plain = plt.rc_context({"figure.constrained_layout.use": False, "pdf.fonttype": 3})
-    with plain, PdfPages(temporary, metadata={"CreationDate": None, "ModDate": None}) as pdf:
-        lines = _table_lines(table)
-        rows_a_page = 60
-        for first in range(0, max(len(lines) - 1, 1), rows_a_page):
-            page = plt.figure(figsize=(11.7, 8.3))
-            if first == 0:
-                page.text(0.04, 0.96, title, fontsize=13, weight="bold", va="top")
-                page.text(0.04, 0.925, "\n".join(notes), fontsize=7, va="top", wrap=True)
-            text = "\n".join([lines[0], *lines[first + 1 : first + 1 + rows_a_page]])
-            page.text(0.04, 0.87, text, fontsize=6, family="monospace", va="top", linespacing=1.3)
-            pdf.savefig(page)
-            plt.close(page)
-        for first in range(0, len(figures), _FIGURES_A_PAGE):
-            page = figure_page(figures[first : first + _FIGURES_A_PAGE])
-            pdf.savefig(page, dpi=200)
-            plt.close(page)
-    return results.publish(temporary, path)
-
-
-def figure_page(figures: Sequence[Path]) -> Figure:
-    """A page with up to six pictures under their names.
-
-    Parameters
-    ----------
-    figures
-        PNG files.
-    """
-    import matplotlib.pyplot as plt
-    from PIL import Image
-
-    def shrink(picture: Path) -> Image.Image:
-        """As many pixels as the page shows; the full figure lies beside the report."""
-        with Image.open(picture) as image:
-            image = image.convert("RGB")
-            image.thumbnail((720, 720), reducing_gap=2.0)
-            return image
-
-    page = plt.figure(figsize=(11.7, 8.3), layout="none")
-    with ThreadPoolExecutor() as readers:
-        images = list(readers.map(shrink, figures))
-    for place, (picture, image) in enumerate(zip(figures, images, strict=True)):
-        left, bottom = 0.02 + 0.325 * (place % 3), 0.5 - 0.48 * (place // 3)
-        ax = page.add_axes((left, bottom, 0.31, 0.43), xticks=[], yticks=[], frame_on=False)
-        ax.imshow(image, origin="upper", interpolation="none")
-        ax.set_anchor("N")  # below its name
-        page.text(left + 0.155, bottom + 0.44, picture.stem, fontsize=8, ha="center")
-    return page
-
-
-def _table_lines(table: pd.DataFrame, longest: int = 48) -> list[str]:
-    """The table as lines of text, the heading first."""
-    cells = [list(table.columns), *table.astype(str).to_numpy().tolist()]
-    return in_columns([[text if len(text) <= longest else text[: longest - 1] + "…" for text in row] for row in cells])
-
-
-def in_columns(rows: Sequence[Sequence[str]], widest: int = 48) -> list[str]:
-    """Rows of texts as lines, the columns below each other; a text longer than the widest column pushes the rest on."""
-    widths = [min(max(map(len, column)), widest) for column in zip(*rows, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mesotomo_utils.workflow import results
-from mesotomo_utils.workflow.report import in_columns
 
 
 def results_table(run_dir: str | Path) -> str:
@@ -36,6 +36,12 @@ def results_table(run_dir: str | Path) -> str:
         found = row.get("reason", "none") if row["value"] is None else f"{_number(row['value'])}{spread}"
         lines.append((name, found, row["unit"], _number(row["paper"]), _number(row["truth"])))
     return "\n".join(in_columns(lines))
+
+
+def in_columns(rows: Sequence[Sequence[str]], widest: int = 48) -> list[str]:
+    """Rows of texts as lines, the columns below each other; a text longer than the widest column pushes the rest on."""
+    widths = [min(max(map(len, column)), widest) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _number(item: Any) -> str:
