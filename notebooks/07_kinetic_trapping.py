@@ -295,7 +295,11 @@ values += [
     results.value(f"displacement_c_minus_{d}_nm", unit="nm", **found.as_result()) for d, found in along_c.items()
 ]
 values.append(results.value("mono_misorientation_width_interior_excess_deg", unit="deg", **wider.as_result()))
-values += [results.value(name, unit="", **found.as_result()) for name, found in models.items()]
+for name in (
+    *("pearson_mono", "pearson_local", "pearson_joint", "pearson_directions", "pearson_mono_minus_local"),
+    *("pearson_mono_minus_joint", "pearson_mono_minus_directions", "local_slope", "directions_slope"),
+):
+    values.append(results.value(name, unit="", **models[name].as_result()))
 values.append(results.value("overlap_in_plane_surface_excess", unit="", **overlap_excess.as_result()))
 for index, found in statistics.layer_estimates(overlaps, "overlap_fraction"):
     values.append(results.value("overlap_fraction", unit="", index=index, **found.as_result()))

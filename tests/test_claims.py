@@ -71,18 +71,6 @@ def test_a_claim_lists_what_it_rests_on():
 
 
 @pytest.mark.parametrize(
-    ("ends", "verdict"),
-    [([0.1, 0.2], "supports"), ([0.6, 0.7], "contradicts"), ([0.3, 0.55], "cannot_tell"), (None, "cannot_tell")],
-)
-def test_a_bound_may_be_another_result(ends, verdict):
-    rows = [row("slope", 0.2, ends), row("other", 0.5, [0.4, 0.58])]
-    found = judge(rows, {"name": "slope", "less_than": "other"})
-    assert found["verdict"] == verdict
-    assert found["rests_on"][0]["asked"] == "< other"
-    assert judge(rows[:1], {"name": "slope", "less_than": "other"})["verdict"] == "cannot_tell"
-
-
-@pytest.mark.parametrize(
     ("interval", "ends", "verdict"),
     [
         ([-0.3, 0.4], [-0.2, 0.3], "supports"),

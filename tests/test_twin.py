@@ -7,9 +7,10 @@ import pytest
 from scipy.spatial import cKDTree
 
 from mesotomo_utils import lattice
+from mesotomo_utils.mapping.superlattice import index_superlattice
 from mesotomo_utils.twin import atoms, microscope, order, shapes, tables
 from mesotomo_utils.twin.placement import correlated_field, local_rotations, mono_rotation
-from mesotomo_utils.twin.structure import build_structure, order_table, twin_parameters
+from mesotomo_utils.twin.structure import build_structure, lab_cell, order_table, twin_parameters
 
 NO_CARBON = {"carbon_atoms_per_nm3": 0.0, "background": 0.0}
 SMOOTH = {"pixel_nm": 0.1, "blur_nm": 0.12, **NO_CARBON}  # no ringing, so that centroids are exact
@@ -162,6 +163,25 @@ def test_same_seed_same_structure_other_seed_other():
 def test_nulls_lack_the_finding(changes, name, low, high):
     value = order_table(built(qd_count=120, **changes)).set_index("name").loc[name, "made"]
     assert low <= value <= high
+
+
+@pytest.mark.parametrize(
+    ("given", "same_as"),
+    [
+        ({"a_nm": 6.5, "b_nm": 5.65, "c_nm": 6.2, "alpha_deg": 87.0, "beta_deg": 103.0, "gamma_deg": 86.5},
+         (6.5, 5.65, 6.2, 93.0, 77.0, 86.5)),
+        ({"a_nm": 5.8, "b_nm": 6.1, "c_nm": 5.7, "alpha_deg": 97.0, "beta_deg": 95.0, "gamma_deg": 93.0},
+         (6.1, 5.8, 5.7, 95.0, 83.0, 87.0)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("bottom", ["low_z", "high_z"])
+def test_whichever_cell_describes_the_lattice_its_axes_are_named_by_the_rule(given, same_as, bottom):
+    cell = lab_cell(twin_parameters({**given, "film_bottom": bottom}))
+    assert np.linalg.det(cell) > 0
+    np.testing.assert_allclose(list(lattice.cell_parameters(cell).values())[:6], same_as)
+    truth = built(qd_count=60, **given)
+    found = index_superlattice(truth.positions_nm).vectors[0]
+    np.testing.assert_allclose(found, truth.cell, atol=0.35)
 
 
 def test_lattices_that_follow_their_neighbours():

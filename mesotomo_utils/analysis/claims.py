@@ -9,7 +9,6 @@ from mesotomo_utils.analysis import statistics
 from mesotomo_utils.analysis.verdicts import (
     CANNOT_TELL,
     CONTRADICTS,
-    STATEMENTS,
     SUPPORTS,
     Key,
     known_interval,
@@ -121,7 +120,6 @@ def _judge(test: Mapping[str, Any], found: Mapping[Key, Mapping[str, Any]], pape
     key = (test["name"], test.get("index"))
     row = found.get(key, {})
     new = _beside(row or {"name": key[0], "index": key[1], "unit": test.get("unit", "")})
-    form = next((name for name in STATEMENTS if name in test), None)
     if "within" in test:
         margin, ends = (found.get((test[name], None), {}).get("value") for name in ("within", "ends_90"))
         ends = None if ends is None or None in ends else ends
@@ -130,8 +128,6 @@ def _judge(test: Mapping[str, Any], found: Mapping[Key, Mapping[str, Any]], pape
         size = test["within"] if margin is None else f"{margin:.3g}"
         reason = why_open(row) if not row.get("interval_95") else "neither the same nor different"
         return new | {"asked": f"within ± {size}", "verdict": said, "reason": reason if said == CANNOT_TELL else None}
-    if form is not None and isinstance(test[form], str):
-        return new | _against_another(row, form, test[form], found)
     statement = paper[key]
     said = verdict(known_interval(row, statement), statement)
     return new | {
@@ -139,18 +135,6 @@ def _judge(test: Mapping[str, Any], found: Mapping[Key, Mapping[str, Any]], pape
         "verdict": said,
         "reason": why_open(row) if said == CANNOT_TELL else None,
     }
-
-
-def _against_another(row: Mapping, form: str, name: str, found: Mapping[Key, Mapping]) -> dict:
-    """A bound that is itself a result: decided only where the two intervals lie apart."""
-    other = found.get((name, None), {})
-    own, bound = row.get("interval_95"), other.get("interval_95")
-    said, reason = CANNOT_TELL, why_open(row) if own is None else f"{name}: {why_open(other)}"
-    if own is not None and bound is not None:
-        said, reason = CANNOT_TELL, "the intervals overlap"
-        if own[1] < bound[0] or own[0] > bound[1]:
-            said, reason = SUPPORTS if (own[1] < bound[0]) == (form == "less_than") else CONTRADICTS, None
-    return {"asked": stated({form: name}), "verdict": said, "reason": reason}
 
 
 def _asked(statement: Mapping[str, Any]) -> str:

@@ -86,7 +86,7 @@ def statements(document: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
         {**test, "place": claim["place"]}
         for claim in document.get("claims", ())
         for test in claim["tests"]
-        if any(form in test and not isinstance(test[form], str) for form in STATEMENTS)
+        if any(form in test for form in STATEMENTS)
     ]
     found: dict[Key, dict[str, Any]] = {}
     for row in [*document["values"], *tests]:
@@ -101,8 +101,7 @@ def stated(statement: Mapping[str, Any]) -> float | list[float] | str | None:
     """What a statement says, for a table: a number, a range, or ``"< 1"``."""
     for form, sign in (("less_than", "<"), ("greater_than", ">"), ("other_than", "≠")):
         if form in statement:
-            bound = statement[form]
-            return f"{sign} {bound if isinstance(bound, str) else format(bound, 'g')}"
+            return f"{sign} {statement[form]:g}"
     return statement.get("value", statement.get("range"))
 
 

@@ -24,6 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mesotomo_utils import lattice
+from mesotomo_utils.mapping.superlattice import axes_by_rule
 from mesotomo_utils.twin import order, shapes
 from mesotomo_utils.twin.bridges import build_necks
 from mesotomo_utils.twin.imposed import TwinParameters, twin_parameters
@@ -175,8 +176,13 @@ def build_structure(parameters: TwinParameters, rng: np.random.Generator) -> Str
 
 
 def lab_cell(p: TwinParameters) -> Array:
-    """(3, 3) lab vectors A, B, C: the cell turned about z, then tilted with the film."""
+    """(3, 3) lab vectors A, B, C: the cell turned about z, then tilted with the film.
+
+    A and B are named and signed by the rule (|A| ≥ |B|, α ≥ 90°), whichever description of the lattice was given: the
+    truth has the names that a measurement finds.
+    """
     V = lattice.cell_matrix(p.a_nm, p.b_nm, p.c_nm, p.alpha_deg, p.beta_deg, p.gamma_deg)
+    V = V @ axes_by_rule(V)
     if p.film_bottom == "high_z":
         V = np.diag([1.0, -1.0, -1.0]) @ V
     azimuth = np.deg2rad(p.film_tilt_azimuth_deg)
