@@ -113,8 +113,10 @@ if has_series:
 # %% [markdown]
 # The shifts (a) are observed minus ideal position: the stage's drift with the scatter of each image on top. The angles
 # (b) are refined minus nominal ones: an error of 0.1° moves the surface of a needle of 30 nm by 0.03 nm, less than a
-# pixel, but every image sees it in all that lies off the axis. The residual (c) is how far each image, matched alone, lies from the reprojection of the others. Red lines mark images
-# that were left out.
+# pixel, but every image sees it in all that lies off the axis. The residual (c) is how far each image, matched alone,
+# still lies from the reprojection of all, itself among them: it shows that the steps have ended and which image is odd,
+# and is no error of the shifts (images left out of the tomogram lie farther off, see below for the needle). Red
+# lines mark images that were left out.
 
 # %%
 if has_series:
@@ -372,6 +374,9 @@ told.round(5) if shared.n_spots else not_told
 # lines; the first crossing of the threshold stops at the gap between them, so the last shell above it is given
 # too. Two cautions: a distortion that both halves share stays invisible; and each half has only every other
 # tilt, so at high frequencies the two sample different directions, and the whole tomogram is better than the FSC says.
+# Here the halves are compared in the windows of the spectrum, inside the needle; over the whole field, as in the table
+# below of the needle beside another program, they agree to finer detail, because the edge of an object in empty space
+# correlates well.
 
 # %%
 crossings = {name: {"first_nm": np.nan, "last_nm": np.nan} for name in resolution.FSC_THRESHOLDS}

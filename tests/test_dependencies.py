@@ -22,7 +22,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CONDA_NAMES = {"rosettasciio": "rosettasciio-base", "matplotlib": "matplotlib-base"}
 CONDA_EXTRAS = {"rosettasciio": {"h5py", "tifffile", "imagecodecs"}, "imageio": {"imageio-ffmpeg"}}
 CONDA_ONLY = {"python", "pip", "tomopy"}
-DEVELOPMENT = {"hatchling", "editables", "pytest", "pytest-xdist"}
+# by the extra of the package that names them
+EXTRA = dict.fromkeys(("hatchling", "editables", "pytest", "pytest-xdist"), "dev") | {
+    "jupyterlab": "lab",
+    "dask": "dask",
+}
 # the recipe of TomoPy 1.15.3
 TOMOPY = ("numpy>=2", "scikit-image<0.26", "tifffile<2025.2.18", "scipy<2")
 
@@ -54,7 +58,7 @@ def lowest(specifier: SpecifierSet) -> Version | None:
 def test_environment_and_package_name_the_same_dependencies() -> None:
     expected = {CONDA_NAMES.get(name, name) for name in required()}
     expected |= {extra for name in required() for extra in CONDA_EXTRAS.get(name, ())}
-    assert set(environment()) - CONDA_ONLY - DEVELOPMENT == expected
+    assert set(environment()) - CONDA_ONLY - set(EXTRA) == expected
 
 
 def test_environment_and_package_have_the_same_lower_bounds() -> None:
@@ -62,9 +66,9 @@ def test_environment_and_package_have_the_same_lower_bounds() -> None:
     for name, requirement in required().items():
         assert lowest(conda[CONDA_NAMES.get(name, name)]) == lowest(requirement.specifier), name
     assert lowest(conda["python"]) == lowest(SpecifierSet(project()["requires-python"]))
-    extras = {Requirement(text).name: Requirement(text) for text in project()["optional-dependencies"]["dev"]}
-    for name in DEVELOPMENT:
-        assert lowest(conda[name]) == lowest(extras[name].specifier), name
+    for name, extra in EXTRA.items():
+        named = [Requirement(text) for text in project()["optional-dependencies"][extra]]
+        assert [lowest(conda[name])] == [lowest(one.specifier) for one in named if one.name == name], name
 
 
 def test_the_environment_keeps_the_bounds_of_tomopy_and_the_package_allows_them() -> None:

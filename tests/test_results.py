@@ -282,6 +282,9 @@ def test_the_summary_shows_value_sigma_paper_and_truth(tmp_path: Path) -> None:
     assert "633" in text
     assert "631" in text
     assert "gone" not in text
+    unmeasured = {"name": "gone", "index": None, "paper": 1.0, "truth": None}  # of a sample that nothing is known of
+    results.record(tmp_path, "08_report", [], comparison=[unmeasured])
+    assert "630 ± 2" in results_table(tmp_path)
 
 
 def test_the_gallery_copies_what_is_listed_or_nothing(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class Alignment:
     table
         One row an image: ``tilt`` (index from 0), ``angle_nominal_deg, angle_deg, shift_z_nm, shift_u_nm``
         (observed minus ideal position; NaN for an image left out), ``residual_nm`` (distance of the image
-        from its reprojection when matched alone), ``used``.
+        from its reprojection when matched alone; the image is in the reprojection, so that this says whether
+        the steps have ended and not how large the errors are), ``used``.
     axis_tilt_deg
         Rotation of the tilt axis in the image plane, from +u towards +z, degrees.
     axis_offset_nm

@@ -13,7 +13,7 @@ from mesotomo_utils.workflow import results
 def results_table(run_dir: str | Path) -> str:
     """Name, value ± sigma, paper and truth of the results of a run, one a line.
 
-    Single numbers of the whole sample are shown; where 08 has compared, those it has compared.
+    Single numbers of the whole sample are shown; where 08 has compared any that was measured, those it has compared.
 
     Parameters
     ----------
@@ -28,7 +28,8 @@ def results_table(run_dir: str | Path) -> str:
     rows = results.read_json(run_dir, "results.json") if results.exists(run_dir, "results.json") else []
     single = [row for row in rows if not isinstance(row["value"], list)]
     shown = [row for row in single if row["paper"] is not None or row["truth"] is not None]
-    shown = shown or [row for row in single if row["index"] is None]
+    if not any(row["value"] is not None for row in shown):  # nothing is known of the sample beforehand
+        shown = [row for row in single if row["index"] is None]
     lines = [("result", "value", "unit", "paper", "truth")]
     for row in shown:
         name = row["name"] if row["index"] is None else f"{row['name']} {row['index']}"
