@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.analysis import cofacial, statistics
+from mesotomo_utils.analysis import cofacial, cofacial_cells, statistics
 from mesotomo_utils.analysis import dots as dot_tables
 from mesotomo_utils.tomography.tomogram import open_tomogram
 from mesotomo_utils.visualization import (
@@ -152,10 +152,15 @@ cofacial.overlap_by_facet(cell, facets_nm=facets_nm, reference=mono.R).round(3)
 
 # %% [markdown]
 # After table S3: one angle of the cell changes, the others stay. The more the cell leans, the more
-# facets must miss one another, and the optimum sacrifices one pair for the others.
+# facets must miss one another, and the optimum sacrifices one pair for the others. `turn_x`, `_y`, `_n`: the
+# rotation vector that takes a, b, c from the film's axes (x along A, n the normal) to $R_\mathrm{mono}$. In the
+# pictures, grey is our facet, the outline the neighbour's, colour what they share; in brackets the edges across and up.
 
 # %%
-table_s3 = cofacial.overlap_by_angle(cell, facet_nm=facet)
+table_s3 = cofacial_cells.overlap_by_angle(cell, facet_nm=facet)
+squares = cofacial_cells.facing_squares(cell, table_s3, facet_nm=facet)
+fig = cofacial_figures.squares_figure(squares, facet_nm=facet)
+saved = results.save_figure(fig, run_dir, "table_s3", {"optimum": table_s3, "squares": squares})
 table_s3.round(2)
 
 # %% [markdown]

@@ -14,7 +14,7 @@ from mesotomo_utils.visualization import figures, glyph_figures, glyphs
 
 MOST_PLANES = 25
 """Planes of one kind in a figure; of more, as many are taken at equal steps."""
-PIXELS_WIDE = 2000
+PIXELS_WIDE = 1600
 
 
 @dataclass(frozen=True)
