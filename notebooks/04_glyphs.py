@@ -275,7 +275,7 @@ if volume is None:
     print("no tomogram: the views are drawn on white")
 layers = np.unique(scene.layers)
 views = [glyph_figures.plan_view(scene, layer) for layer in (layers[0], layers[(len(layers) - 1) // 2])]
-sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in views]
+sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in glyph_figures.same_size(views)]
 fig, _ = glyph_figures.overlay_figure(scene, sections, renderer=drawn_by)
 saved = results.save_figure(fig, run_dir, "fig_2b", plotted)
 
@@ -284,7 +284,7 @@ saved = results.save_figure(fig, run_dir, "fig_2b", plotted)
 
 # %%
 views = [glyph_figures.side_view(scene, axis) for axis in "AB"]
-sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in views]
+sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in glyph_figures.same_size(views)]
 fig, _ = glyph_figures.overlay_figure(scene, sections, renderer=drawn_by)
 saved = results.save_figure(fig, run_dir, "fig_2c", plotted)
 

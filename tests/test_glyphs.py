@@ -290,3 +290,19 @@ def test_of_many_planes_some_are_drawn_and_the_figure_says_so(scene, monkeypatch
     fig, name = sheet_figures.sheets_figure(scene, renderer="matplotlib")
     assert name == "matplotlib"
     assert {"(100) sheets, 2 of 3", "(010) sheets, 2 of 3"} <= {ax.get_title(loc="left") for ax in fig.axes}
+
+
+def test_views_of_one_figure_have_one_scale(scene):
+    views = [glyph_figures.plan_view(scene, 1), glyph_figures.side_view(scene, "A")]
+    grown = glyph_figures.same_size(views)
+    sizes = [np.ptp(np.reshape(view.extent_nm, (2, 2)), axis=1) for view in grown]
+    np.testing.assert_allclose(sizes[0], sizes[1])
+    for before, after in zip(views, grown, strict=True):
+        old, new = (np.reshape(view.extent_nm, (2, 2)) for view in (before, after))
+        np.testing.assert_allclose(old.mean(axis=1), new.mean(axis=1))
+        assert (new[:, 0] <= old[:, 0] + 1e-9).all()
+    fig, _ = glyph_figures.overlay_figure(scene, grown, renderer="matplotlib")
+    fig.canvas.draw()
+    panels = [ax for ax in fig.axes if ax.get_images()]
+    scales = [ax.get_window_extent().width / np.ptp(ax.get_xlim()) for ax in panels]
+    assert scales == pytest.approx([scales[0]] * len(panels), rel=1e-3)

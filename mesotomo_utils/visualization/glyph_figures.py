@@ -375,6 +375,18 @@ def side_frame(scene: GlyphScene, axis: str) -> np.ndarray:
     return glyphs.view_frame(np.cross(right, up), up - right * (up @ right) / (right @ right))
 
 
+def same_size(views: Sequence[SectionView]) -> list[SectionView]:
+    """The views with panels of one width and height, so that all are printed at one scale."""
+    sizes = [(right - left, top - bottom) for left, right, bottom, top in (view.extent_nm for view in views)]
+    wide, tall = np.max(sizes, axis=0)
+    grown = []
+    for view, (width, height) in zip(views, sizes, strict=True):
+        left, _, bottom, _ = view.extent_nm
+        left, bottom = left - (wide - width) / 2, bottom - (tall - height) / 2
+        grown.append(replace(view, extent_nm=(left, left + float(wide), bottom, bottom + float(tall))))
+    return grown
+
+
 def with_section(view: SectionView, volume: np.ndarray | None, voxel_nm: float | None) -> SectionView:
     """The view with its section through a tomogram [z, y, x]; unchanged where there is none."""
     if volume is None:
