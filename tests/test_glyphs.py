@@ -280,8 +280,9 @@ def test_planes_stand_side_by_side_with_their_own_dots_and_necks(scene, name):
     np.testing.assert_allclose(sheet.mesh.colours[: 6 * len(plane) : 6], scene.cube_colours)
 
 
-def test_of_many_planes_some_are_drawn_and_the_figure_says_so(scene, monkeypatch):
-    monkeypatch.setattr(sheet_figures, "MOST_PLANES", 2)
+@pytest.mark.parametrize(("limit", "most"), [("MOST_PLANES", 2), ("MOST_DOTS", 24)])
+def test_of_many_planes_some_are_drawn_and_the_figure_says_so(scene, monkeypatch, limit, most):
+    monkeypatch.setattr(sheet_figures, limit, most)
     fig, _ = sheet_figures.layers_figure(scene, renderer="matplotlib")
     assert "layers from above, 2 of 4" in [ax.get_title(loc="left") for ax in fig.axes]
     names = [text.get_text() for ax in fig.axes for text in ax.texts]

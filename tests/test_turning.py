@@ -1,5 +1,6 @@
 """The page on which the scene turns: read back, closed to the network, and drawn where there is a browser."""
 
+import base64
 import io
 import re
 import shutil
@@ -180,16 +181,43 @@ def test_a_notebook_gets_the_page_and_a_still_picture():
     assert 0.1 < (picture[..., 3] > 0).mean() < 0.95  # something is drawn, and not everywhere
 
 
-def test_a_browser_draws_it(tmp_path):
+READ_BACK = """<script>setTimeout(function read() {
+  if (!perNm) { setTimeout(read, 100); return; }
+  const w = canvas.width, h = canvas.height, pixels = new Uint8Array(4 * w * h);
+  gl.readPixels(0, 0, w, h, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+  let text = "";
+  for (let k = 0; k < 4 * w * h; k += 4) text += String.fromCharCode(pixels[k], pixels[k + 1], pixels[k + 2]);
+  Object.assign(document.body.dataset, {size: `${w} ${h} ${perNm}`, picture: btoa(text)});
+}, 500)</script></body>"""
+
+
+def test_a_browser_draws_what_the_pictures_show(tmp_path):
     browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
     if browser is None:
         pytest.skip("no browser here: the page was read but not drawn")
     scene = made()
-    path = export.write_scene_html(tmp_path / "glyphs.html", turning.page(scene, title="drawn"))
+    text = turning.page(scene, title="drawn").replace("</body>", READ_BACK)
+    path = export.write_scene_html(tmp_path / "glyphs.html", text)
     options = ["--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run(
-        [browser, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )  # fmt: skip
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000", "--dump-dom"]
+    command = [browser, *options, "--window-size=800,900", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    if 'id="note">This browser has no WebGL' in done.stdout:
+        pytest.skip("the browser here has no WebGL: the page was read but not drawn")
     triangles = 12 * 36 + 20 * int((scene.diameters_nm > 0).sum())
     assert f'data-drawn="{triangles} triangles"' in done.stdout
+    wide, high, per_nm = map(float, re.search(r'data-size="([^"]+)"', done.stdout).group(1).split())
+    seen = np.frombuffer(base64.b64decode(re.search(r'data-picture="([^"]+)"', done.stdout).group(1)), np.uint8)
+    seen = seen.reshape(int(high), int(wide), 3)[::-1].astype(int)
+    # the same view by the other renderer, to the same scale
+    view, reach = turning.start_view(scene), np.array([wide, high]) / 2 / per_nm
+    low, top = (glyphs.project(np.array(turning.read_page(text)["middle_nm"]), view) + s * reach for s in (-1, 1))
+    extent = (low[0], top[0], low[1], top[1])
+    picture = glyphs.render(scene.mesh(), view, extent_nm=extent, pixels_wide=int(wide), renderer="matplotlib").image
+    opaque = picture[..., 3:] / 255
+    expected = picture[..., :3] * opaque + 255 * (1 - opaque)
+    drawn = opaque[..., 0] > 0.5
+    assert 0.05 < drawn.mean() < 0.9
+    off = np.abs(seen - expected).max(axis=2) > 40
+    assert off[drawn].mean() < 0.15  # outlines and the rounding of sticks
+    assert off[~drawn].mean() < 0.02

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from mesotomo_utils.visualization import figures, glyph_figures, glyphs
 
-MOST_PLANES = 25
-"""Planes of one kind in a figure; of more, as many are taken at equal steps."""
+MOST_PLANES, MOST_DOTS = 25, 20_000
+"""Planes and dots of one kind in a figure; of more, as many planes as that allows are taken at equal steps."""
 PIXELS_WIDE = 1600
 
 
@@ -124,7 +124,8 @@ def side_by_side(
         Width over height of the page, which the number of columns is chosen to fill best.
     """
     present = np.unique(plane)
-    kept = present[np.unique(np.linspace(0, len(present) - 1, min(len(present), MOST_PLANES)).round().astype(int))]
+    most = max(2, min(len(present), MOST_PLANES, MOST_DOTS * len(present) // len(plane)))
+    kept = present[np.unique(np.linspace(0, len(present) - 1, min(len(present), most)).round().astype(int))]
     places = glyphs.project(scene.centres_nm, frame)
     low, high = (np.array([end(places[plane == p], axis=0) for p in kept]) for end in (np.min, np.max))
     wide, tall = (high - low).max(axis=0) + np.array([1.6, 3.2]) * scene.edge_nm  # room for the name

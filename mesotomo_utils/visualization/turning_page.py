@@ -184,8 +184,8 @@ canvas.onwheel = e => {
 };
 canvas.ondblclick = () => { reset(); apart.value = 0; draw(); };
 apart.oninput = draw;
-reset();
-new ResizeObserver(draw).observe(canvas);
+reset(); draw();
+new ResizeObserver(draw).observe(canvas);  // in a frame the canvas gets its size later
 </script>
 </body>
 </html>
