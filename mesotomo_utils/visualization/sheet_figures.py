@@ -128,7 +128,9 @@ def side_by_side(
     kept = present[np.unique(np.linspace(0, len(present) - 1, min(len(present), most)).round().astype(int))]
     places = glyphs.project(scene.centres_nm, frame)
     low, high = (np.array([end(places[plane == p], axis=0) for p in kept]) for end in (np.min, np.max))
-    wide, tall = (high - low).max(axis=0) + np.array([1.6, 3.2]) * scene.edge_nm  # room for the name
+    largest = (high - low).max(axis=0)
+    name_nm = max(1.6 * scene.edge_nm, 0.07 * largest.max())  # room for the name, also above many small dots
+    wide, tall = largest + 1.6 * scene.edge_nm + [0, name_nm]
     rows_of = {columns: -(-len(kept) // columns) for columns in range(1, len(kept) + 1)}
     columns = max(rows_of, key=lambda n: (min(aspect / (n * wide), 1 / (rows_of[n] * tall)), -n))
     rows = rows_of[columns]
@@ -136,7 +138,7 @@ def side_by_side(
     shift = np.zeros_like(scene.centres_nm)
     for p, start, end in zip(kept, low, high, strict=True):
         own = plane == p
-        to = np.array(place[p]) + np.array([wide, tall - 1.7 * scene.edge_nm]) / 2 - (start + end) / 2
+        to = np.array(place[p]) + np.array([wide, tall - name_nm]) / 2 - (start + end) / 2
         shift[own] = to @ frame[:2] - (scene.centres_nm[own] @ frame[2]).mean() * frame[2]
     within = plane[scene.pairs[:, 0]] == plane[scene.pairs[:, 1]]
     mesh = glyphs.glyph_mesh(
@@ -156,16 +158,16 @@ def side_by_side(
 
 def _draw(ax: Axes, sheet: Sheet, arrows: dict[str, np.ndarray], renderer: str) -> str:
     """Picture of the planes with their names, and below it directions and a bar of length; names the renderer."""
-    strip = 2.6 * sheet.edge_nm
+    strip = max(2.6 * sheet.edge_nm, 0.08 * sheet.height_nm)
     extent = (0.0, sheet.width_nm, 0.0, sheet.height_nm)
     picture = glyphs.render(sheet.mesh, sheet.frame, extent_nm=extent, pixels_wide=PIXELS_WIDE, renderer=renderer)
     glyph_figures.paste(ax, picture)
     for name, (x, y) in sheet.names.items():
         ax.annotate(name, (x, y), xytext=(3, -2), textcoords="offset points", va="top", ha="left", fontsize=7)
     ax.set_ylim(-strip, sheet.height_nm)
-    start = np.array([0.4, 0.5]) * sheet.edge_nm - [0, strip]
+    start = np.array([0.15, -0.8]) * strip
     for letter, vector in arrows.items():
-        end = start + 1.7 * sheet.edge_nm * glyphs.project(vector / np.linalg.norm(vector), sheet.frame)
+        end = start + 0.6 * strip * glyphs.project(vector / np.linalg.norm(vector), sheet.frame)
         glyph_figures.arrow(ax, start, end, letter, "black")
     figures.scale_bar(ax, figures.nice_length(sheet.width_nm, fraction=0.1), colour="black", location="lower right")
     return picture.renderer
