@@ -323,13 +323,15 @@ if visible:
 # and three angles for each dot. Their mean calibrates the pixel; what differs between a, b and c is
 # strain, or a tomogram that is stretched. So the strain is taken against the dots' own mean cubic lattice $a_0$:
 # $E = (M^\mathsf{T} M / a_0^2 - 1) / 2$ in the axes of the lattice, $M$ the dot's cell. `lattice_parameters.csv` beside the
-# figure has all of it for every dot, by its number `qd`.
+# figure has all of it for every dot, by its number `qd`. σ is half of what the half sets differ by, pooled over all dots:
+# rather too large, for a half has more replicas. A strain below two of its σ may be none.
 
 # %%
 if visible:
     fig = orientation_figures.lattice_parameters(table, lattice_nm)
-    cells = pd.concat([centres["qd"], table[list(strain.CELL)], strain.dot_strains(table)], axis=1)
-    results.save_figure(fig, run_dir, "lattice_parameters", cells)
+    cells = pd.concat([table[list(strain.CELL)], errors.reindex(columns=strain.SIGMA)], axis=1)
+    strained = pd.concat([centres["qd"], cells, strain.dot_strains(cells)], axis=1)
+    results.save_figure(fig, run_dir, "lattice_parameters", strained)
 
 # %% [markdown]
 # ## Exercises

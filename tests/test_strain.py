@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mesotomo_utils import lattice
-from mesotomo_utils.mapping import strain
+from mesotomo_utils.mapping import orientation_errors, strain
 
 
 def cells_of(matrices):
@@ -46,3 +46,32 @@ def test_a_wrong_pixel_is_no_strain_and_unknown_dots_stay_unknown():
     assert strain.dot_strains(cells.iloc[[4]]).isna().all(axis=None)
     with pytest.raises(ValueError, match="reference_nm must be positive, found 0"):
         strain.dot_strains(cells, reference_nm=0)
+
+
+def test_errors_of_the_cell_become_errors_of_the_strain():
+    """By drawing cells with these errors: the strains spread as foretold."""
+    rng = np.random.default_rng(2)
+    sigma = np.array([1e-3, 2e-3, 3e-3, 0.1, 0.2, 0.3])
+    made = np.array([0.61, 0.61, 0.61, 90, 90, 90]) + sigma * rng.normal(size=(4000, 6))
+    cells = pd.DataFrame(made, columns=strain.CELL).assign(**dict(zip(strain.SIGMA, sigma, strict=True)))
+    found = strain.dot_strains(cells)
+    spread = found[list(strain.STRAIN)].std()
+    foretold = found[[f"sigma_{name}" for name in strain.STRAIN]].median()
+    np.testing.assert_allclose(spread.to_numpy(), foretold.to_numpy(), rtol=0.05)
+
+
+def test_cells_of_half_sets_give_the_error_of_all_tilts():
+    """Halves with twice the variance each; a stretch common to one half is none of a dot's error."""
+    rng = np.random.default_rng(3)
+    sigma, n = 2e-3, 3000
+    even, odd = 0.61 * np.eye(3) + np.sqrt(2) * sigma * rng.normal(size=(2, n, 3, 3))
+    odd *= 1.01
+    odd[7] = np.nan
+    found = orientation_errors.cell_sigmas(even, odd, rng.uniform(50, 200, n))
+    assert found.loc[7].isna().all()
+    lengths, angles = found[list(strain.SIGMA[:3])].median(), found[list(strain.SIGMA[3:])].median()
+    np.testing.assert_allclose(lengths, sigma, rtol=0.06)
+    np.testing.assert_allclose(np.deg2rad(angles), np.sqrt(2) * sigma / 0.61, rtol=0.06)
+    nothing = orientation_errors.cell_sigmas(even * np.nan, odd, np.ones(n))
+    assert nothing.isna().all(axis=None)
+    assert list(nothing) == list(strain.SIGMA)
