@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.mapping import lattice_spots, model_dot, orientation, orientation_errors, replicas
+from mesotomo_utils.mapping import lattice_spots, model_dot, orientation, orientation_errors, replicas, strain
 from mesotomo_utils.tomography.tomogram import open_tomogram
 from mesotomo_utils.visualization import figures, orientation_figures
 from mesotomo_utils.workflow import results
@@ -60,20 +60,19 @@ voxel_nm = tomogram.voxel_nm
 centres = results.read_table(run_dir, "centres.csv")
 centres.head()
 
+# %% [markdown]
+# The superlattice. And can these voxels carry the atomic lattice at all? {200} needs two voxels a spacing, and a material
+# must be named.
+
 # %%
 grain = results.read_json(run_dir, "superlattice.json")["grains"][0]
 V = np.column_stack([grain[axis] for axis in "ABC"])
-pd.DataFrame(V, index=["x", "y", "z"], columns=["A (nm)", "B (nm)", "C (nm)"]).round(3)
-
-# %% [markdown]
-# Can these voxels carry the lattice at all? {200} needs two voxels a spacing, and a material must be named.
-
-# %%
 lattice_nm = description.material.lattice_nm if description.material else None
 possible, reason = orientation.visible_in_principle(lattice_nm, voxel_nm)
 diameter_nm = description.quantum_dot.diameter_nm
 window = window_nm or orientation.default_window_nm(diameter_nm)
 print(reason or f"a = {lattice_nm} nm, voxels of {voxel_nm:.4f} nm, window of {window:.2f} nm")
+pd.DataFrame(V, index=["x", "y", "z"], columns=["A (nm)", "B (nm)", "C (nm)"]).round(3)
 
 # %% [markdown]
 # ## One dot in reciprocal space
@@ -288,6 +287,19 @@ if possible:
     results.save_figure(fig, run_dir, "orientation_trust", numbers)
 
 # %% [markdown]
+# **Where the errors are.** σ of each dot's position (from 02: $\sqrt{\sigma_x^2 + \sigma_y^2 + \sigma_z^2}$) and of its
+# orientation, at its place: across the tilt axis and along it. Look for a rim: a dot that the needle's edge cuts is known
+# less well. The position has but two colours, for one half-set difference says little of its own dot: 02 fits one
+# noise to all whole dots and one to all cut ones. Open rings are dots without a σ.
+
+# %%
+position_nm = np.sqrt((centres[["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]] ** 2).sum(axis=1, skipna=False))
+places = centres[["qd", "x_nm", "y_nm", "z_nm"]].assign(sigma_nm=position_nm, sigma_deg=errors["sigma_deg"])
+if places[["sigma_nm", "sigma_deg"]].notna().to_numpy().any():
+    fig = orientation_figures.sigma_maps(places)
+    results.save_figure(fig, run_dir, "sigma_maps", places)
+
+# %% [markdown]
 # ## The axes of all dots
 #
 # Stereographic projection with the film's normal at the centre and A to the right; the crosses are A, B, C.
@@ -309,12 +321,17 @@ if visible:
 #
 # With all nine elements of the reciprocal cell free, the same spots give three lattice parameters
 # and three angles for each dot. Their mean calibrates the pixel; what differs between a, b and c is
-# strain, or a tomogram that is stretched.
+# strain, or a tomogram that is stretched. So the strain is taken against the dots' own mean cubic lattice $a_0$:
+# $E = (M^\mathsf{T} M / a_0^2 - 1) / 2$ in the axes of the lattice, $M$ the dot's cell. `lattice_parameters.csv` beside the
+# figure has all of it for every dot, by its number `qd`. σ is half of what the half sets differ by, pooled over all dots:
+# rather too large, for a half has more replicas. A strain below two of its σ may be none.
 
 # %%
 if visible:
     fig = orientation_figures.lattice_parameters(table, lattice_nm)
-    results.save_figure(fig, run_dir, "lattice_parameters", table[["a_nm", "b_nm", "c_nm"]])
+    cells = pd.concat([table[list(strain.CELL)], errors.reindex(columns=strain.SIGMA)], axis=1)
+    strained = pd.concat([centres["qd"], cells, strain.dot_strains(cells)], axis=1)
+    results.save_figure(fig, run_dir, "lattice_parameters", strained)
 
 # %% [markdown]
 # ## Exercises

@@ -33,10 +33,18 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.analysis import cofacial, statistics
+from mesotomo_utils.analysis import cofacial, cofacial_cells, statistics
 from mesotomo_utils.analysis import dots as dot_tables
 from mesotomo_utils.tomography.tomogram import open_tomogram
-from mesotomo_utils.visualization import cofacial_figures, export, figures, glyph_figures, glyphs
+from mesotomo_utils.visualization import (
+    cofacial_figures,
+    export,
+    figures,
+    glyph_figures,
+    glyphs,
+    sheet_figures,
+    turning,
+)
 from mesotomo_utils.workflow import results
 from mesotomo_utils.workflow.sample import load_sample
 
@@ -68,19 +76,14 @@ dots = dot_tables.join(centres, oriented)
 dots.head()
 
 # %% [markdown]
-# The mean cell: lab vectors **A**, **B**, **C** of the grain that these dots belong to.
+# The mean cell, lab vectors **A**, **B**, **C** of the grain that these dots belong to; and the neck between each two
+# neighbours: diameter 0 where none was found, empty where none was looked for.
 
 # %%
 grains = results.read_json(run_dir, "superlattice.json")["grains"]
 grain = next(g for g in grains if g["grain"] == dots["grain"].iloc[0])
 cell = np.column_stack([grain[axis] for axis in "ABC"])
-pd.Series(lattice.cell_parameters(cell)).round(3)
-
-# %% [markdown]
-# Neighbours, and the neck between each two: diameter 0 where none was found, empty where none was
-# looked for.
-
-# %%
+print({name: round(value, 3) for name, value in lattice.cell_parameters(cell).items()})
 pairs = dot_tables.neighbour_pairs(dots)
 if results.exists(run_dir, "necks.csv"):
     necks = results.read_table(run_dir, "necks.csv")[["qd_1", "qd_2", "diameter_nm"]]
@@ -121,24 +124,21 @@ assert np.isclose(cubic.overlap_fraction, 1.0)
 print(f"cubic cell: overlap {cubic.overlap_fraction:.3f}, turned by {lattice.rotation_angle_deg(cubic.R):.4f}°")
 
 # %% [markdown]
-# Now the measured cell. Columns: the angle of each facet normal to its superlattice vector, and the
+# Now the measured cell. The table: the angle of each facet normal to its superlattice vector, and the
 # overlap of that pair of facets.
-
-# %%
-mono = cofacial.optimal_orientation(cell, facet_nm=facet, tolerance=tolerance)
-mismatch = lattice.angle_deg(mono.R.T, cell.T)
-pd.DataFrame({"pair": list("ABC"), "facet_to_vector_deg": mismatch, "overlap": mono.overlap}).round(3)
-
-# %% [markdown]
+#
 # **How sharp is it?** Not very. Orientations that lose no more than 1 % of the overlap reach
 # several degrees away, and the polar rotation of the cell, which knows no facets, is another answer
 # again. Whatever is measured from $R_\mathrm{mono}$ inherits this.
 
 # %%
+mono = cofacial.optimal_orientation(cell, facet_nm=facet, tolerance=tolerance)
+mismatch = lattice.angle_deg(mono.R.T, cell.T)
 from_polar_deg = float(lattice.rotation_angle_deg(mono.polar.T @ mono.R))
 print(f"overlap {mono.overlap_fraction:.3f} (mean of three pairs)")
 print(f"orientations within {100 * tolerance:g} % reach {mono.largest_angle_deg:.1f}° away")
 print(f"polar rotation of the cell: {from_polar_deg:.1f}° away")
+pd.DataFrame({"pair": list("ABC"), "facet_to_vector_deg": mismatch, "overlap": mono.overlap}).round(3)
 
 # %% [markdown]
 # ## Other facets, other cells
@@ -152,10 +152,15 @@ cofacial.overlap_by_facet(cell, facets_nm=facets_nm, reference=mono.R).round(3)
 
 # %% [markdown]
 # After table S3: one angle of the cell changes, the others stay. The more the cell leans, the more
-# facets must miss one another, and the optimum sacrifices one pair for the others.
+# facets must miss one another, and the optimum sacrifices one pair for the others. `turn_x`, `_y`, `_n`: the
+# rotation vector that takes a, b, c from the film's axes (x along A, n the normal) to $R_\mathrm{mono}$. In the
+# pictures, grey is our facet, the outline the neighbour's, colour what they share; in brackets the edges across and up.
 
 # %%
-table_s3 = cofacial.overlap_by_angle(cell, facet_nm=facet)
+table_s3 = cofacial_cells.overlap_by_angle(cell, facet_nm=facet)
+squares = cofacial_cells.facing_squares(cell, table_s3, facet_nm=facet)
+fig = cofacial_figures.squares_figure(squares, facet_nm=facet)
+saved = results.save_figure(fig, run_dir, "table_s3", {"optimum": table_s3, "squares": squares})
 table_s3.round(2)
 
 # %% [markdown]
@@ -196,26 +201,6 @@ print(f"mean orientation to R_mono {mono_vs_mean.value:.2f}°, to the nearest ne
 pd.Series(mono_vs_mean.as_result(), name="mean to R_mono (°)", dtype=object).to_frame()
 
 # %% [markdown]
-# `mono.json` hands $R_\mathrm{mono}$ and its set to the steps that follow.
-
-# %%
-saved = results.write_json(
-    run_dir,
-    "mono.json",
-    {
-        "R_mono": mono.R,
-        "quaternion": lattice.to_quaternions(mono.R[None])[0],
-        "overlap_fraction": mono.overlap_fraction,
-        "overlap": mono.overlap,
-        "facet_nm": facet,
-        "near_optimum": lattice.to_quaternions(mono.near_optimum),
-        "polar": mono.polar,
-        "largest_angle_within_1pct_deg": mono.largest_angle_deg,
-        "tolerance": tolerance,
-    },
-)
-
-# %% [markdown]
 # ## The scene
 #
 # Cuboids whose faces are the {100} planes of each dot, coloured by their angle to $R_\mathrm{mono}$; sticks as thick
@@ -244,6 +229,32 @@ fig, _ = glyph_figures.exploded_figure(scene, renderer=drawn_by)
 saved = results.save_figure(fig, run_dir, "fig_2a", plotted)
 
 # %% [markdown]
+# **The same scene turns** where this page is alive, in JupyterLab or a browser: drag it, and pull its layers apart.
+# A very large scene is cut to the middle of all layers there, and says so. Where nothing can turn, it stands still.
+
+# %%
+turning_scene = turning.interactive(scene, title=f"{given.name}: dots and necks", renderer=drawn_by)
+turning_scene
+
+# %% [markdown]
+# **All layers, from above** (after SI 4). Look from C1 to Cn: where do the colours change, where do the cubes turn, and
+# do thin necks stand together?
+
+# %%
+located = shown.assign(i=dots["i"], j=dots["j"], k=dots["k"])
+in_planes = plotted | {"dots": located}
+fig, _ = sheet_figures.layers_figure(scene, renderer=drawn_by)
+saved = results.save_figure(fig, run_dir, "fig_s4_layers", in_planes)
+
+# %% [markdown]
+# **All sheets from the side**, C1 at the bottom: the (100) sheets, each of one i, and the (010) sheets, each of one j.
+# Look for colours that run along a layer rather than up a column.
+
+# %%
+fig, _ = sheet_figures.sheets_figure(scene, renderer=drawn_by)
+saved = results.save_figure(fig, run_dir, "fig_s4_sheets", in_planes)
+
+# %% [markdown]
 # ## Over the tomogram
 #
 # The pictures use parallel projection, so one scale in nm holds for scene and section alike. A layer of a
@@ -264,7 +275,7 @@ if volume is None:
     print("no tomogram: the views are drawn on white")
 layers = np.unique(scene.layers)
 views = [glyph_figures.plan_view(scene, layer) for layer in (layers[0], layers[(len(layers) - 1) // 2])]
-sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in views]
+sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in glyph_figures.same_size(views)]
 fig, _ = glyph_figures.overlay_figure(scene, sections, renderer=drawn_by)
 saved = results.save_figure(fig, run_dir, "fig_2b", plotted)
 
@@ -273,7 +284,7 @@ saved = results.save_figure(fig, run_dir, "fig_2b", plotted)
 
 # %%
 views = [glyph_figures.side_view(scene, axis) for axis in "AB"]
-sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in views]
+sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in glyph_figures.same_size(views)]
 fig, _ = glyph_figures.overlay_figure(scene, sections, renderer=drawn_by)
 saved = results.save_figure(fig, run_dir, "fig_2c", plotted)
 
@@ -282,6 +293,7 @@ saved = results.save_figure(fig, run_dir, "fig_2c", plotted)
 #
 # | file | opens in |
 # |---|---|
+# | `scenes/glyphs.html` | any browser, without a network: the scene turns |
 # | `scenes/glyphs.vtp` | ParaView: the scene as drawn; colour by `rgb`, *Map Scalars* off |
 # | `exports/dots.vtp` | ParaView: points and necks with all their numbers |
 # | `exports/dots.xyz` | OVITO: choose the particle shape *Box* |
@@ -289,7 +301,7 @@ saved = results.save_figure(fig, run_dir, "fig_2c", plotted)
 # | `exports/dots.csv` | anything |
 
 # %%
-table = shown.assign(i=dots["i"], j=dots["j"], k=dots["k"])
+table = located.copy()
 table[["qw", "qx", "qy", "qz"]] = np.nan
 table.loc[measured, ["qw", "qx", "qy", "qz"]] = lattice.to_quaternions(R[measured]) if measured.any() else np.nan
 folder = results.scratch(run_dir, "exports")
@@ -303,6 +315,7 @@ exports = results.publish(folder, f"{run_dir}/exports")
 
 folder = results.scratch(run_dir, "scenes")
 export.write_scene_vtp(folder / "glyphs.vtp", scene.mesh())
+export.write_scene_html(folder / "glyphs.html", turning_scene.page)
 results.write_json(folder, "scene.json", {"renderer": drawn_by, "edge_nm": facet, "n_dots": len(dots)})
 scenes = results.publish(folder, f"{run_dir}/scenes")
 sorted(file.name for file in [*exports.iterdir(), *scenes.iterdir()])
@@ -327,8 +340,25 @@ pd.DataFrame({"pair": list("ABC"), "before": before, "after": after}).round(3)
 
 # %% [markdown]
 # ## What this step found
+#
+# `mono.json` hands $R_\mathrm{mono}$ and its set to the steps that follow.
 
 # %%
+saved = results.write_json(
+    run_dir,
+    "mono.json",
+    {
+        "R_mono": mono.R,
+        "quaternion": lattice.to_quaternions(mono.R[None])[0],
+        "overlap_fraction": mono.overlap_fraction,
+        "overlap": mono.overlap,
+        "facet_nm": facet,
+        "near_optimum": lattice.to_quaternions(mono.near_optimum),
+        "polar": mono.polar,
+        "largest_angle_within_1pct_deg": mono.largest_angle_deg,
+        "tolerance": tolerance,
+    },
+)
 values = [
     results.value("mono_vs_mean_deg", unit="deg", **mono_vs_mean.as_result()),
     results.value("mono_nearest_vs_mean_deg", nearest_deg, "deg", reason=mono_vs_mean.reason),

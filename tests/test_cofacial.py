@@ -6,7 +6,7 @@ import pytest
 import shapely
 
 from mesotomo_utils import lattice
-from mesotomo_utils.analysis import cofacial, cofacial_local, statistics
+from mesotomo_utils.analysis import cofacial, cofacial_cells, cofacial_local, statistics
 
 CELL = lattice.cell_matrix(6.2, 5.9, 5.7, 98.0, 95.0, 93.0)
 FACET = 4.0
@@ -113,7 +113,7 @@ def test_facet_edge_keeps_the_volume():
 
 
 def test_tables():
-    by_angle = cofacial.overlap_by_angle(CELL, facet_nm=FACET, angles_deg=(90.0, 98.0))
+    by_angle = cofacial_cells.overlap_by_angle(CELL, facet_nm=FACET, angles_deg=(90.0, 98.0))
     assert by_angle["changed"].tolist() == ["none", *np.repeat(["alpha", "beta", "gamma"], 2)]
     same = by_angle[(by_angle["changed"] == "alpha") & (by_angle["angle_deg"] == 98.0)].iloc[0]
     assert same["overlap_fraction"] == pytest.approx(by_angle["overlap_fraction"].iloc[0])
@@ -122,6 +122,44 @@ def test_tables():
     assert profile["along"].max() == pytest.approx(mono.overlap_fraction)
     by_facet = cofacial.overlap_by_facet(CELL, facets_nm={"same": FACET}, reference=mono.R)
     assert by_facet["from_reference_deg"].iloc[0] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_table_s3_gives_the_orientation_that_has_its_overlap_and_mismatch():
+    turned = lattice.from_rotation_vectors(np.array([0.3, -0.2, 0.5])) @ CELL
+    table = cofacial_cells.overlap_by_angle(turned, facet_nm=FACET, angles_deg=(90.0, 100.0))
+    squares = cofacial_cells.facing_squares(turned, table, facet_nm=FACET)
+    squares = squares.groupby(["changed", "angle_deg"], dropna=False)
+    for row in table.itertuples():
+        angles = dict(zip(("alpha", "beta", "gamma"), (98.0, 95.0, 93.0), strict=True))
+        if row.changed != "none":
+            angles[row.changed] = row.angle_deg
+        V = lattice.cell_matrix(6.2, 5.9, 5.7, *angles.values())
+        R = lattice.from_rotation_vectors(np.deg2rad([row.turn_x_deg, row.turn_y_deg, row.turn_n_deg]))
+        assert overlap(R, V) == pytest.approx(row.overlap_fraction, abs=1e-9)
+        mismatch = lattice.angle_deg(R.T, V.T)
+        np.testing.assert_allclose(mismatch, [row.a_to_A_deg, row.b_to_B_deg, row.c_to_C_deg], atol=1e-6)
+        away = lattice.rotation_angle_deg(lattice.polar_rotation(V).T @ R)
+        assert away == pytest.approx(row.from_polar_deg, abs=1e-6)
+        # the pictures show squares that share what the formula says, by polygons
+        for pair in squares.get_group((row.changed, row.angle_deg)).itertuples():
+            ours = shapely.box(0, 0, FACET, FACET)
+            theirs = shapely.box(pair.right_nm, pair.up_nm, pair.right_nm + FACET, pair.up_nm + FACET)
+            assert ours.intersection(theirs).area / FACET**2 == pytest.approx(pair.overlap, abs=1e-9)
+            right, up = (R[:, "abc".index(edge)] for edge in (pair.right, pair.up))
+            neighbour = V[:, "ABC".index(pair.pair)]
+            np.testing.assert_allclose([pair.right_nm, pair.up_nm], [neighbour @ right, neighbour @ up], atol=1e-9)
+
+
+def test_in_a_cell_with_one_shear_one_of_the_two_pairs_stands_square():
+    """The overlap has its kinks there: the turn is nought (on A, or B) or the whole shear, about one axis alone."""
+    table = cofacial_cells.overlap_by_angle(6.0 * np.eye(3), facet_nm=4.0, angles_deg=(96.0,)).set_index("changed")
+    for changed, axis, others in (
+        ("gamma", "turn_n_deg", ["turn_x_deg", "turn_y_deg"]),
+        ("alpha", "turn_x_deg", ["turn_y_deg", "turn_n_deg"]),
+    ):
+        turn = table.loc[changed, axis]
+        assert min(abs(turn), abs(turn - 6.0)) < 1e-4
+        np.testing.assert_allclose(table.loc[changed, others].to_numpy(float), 0, atol=1e-4)
 
 
 def test_angle_to_mean_of_known_orientations():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mesotomo_utils import lattice
-from mesotomo_utils.visualization import figures, glyph_figures, glyphs, slices
+from mesotomo_utils.visualization import figures, glyph_figures, glyphs, sheet_figures, slices
 
 mpl.use("Agg")
 CELL = lattice.cell_matrix(6.2, 5.9, 5.7, 98.0, 95.0, 93.0)
@@ -248,3 +248,62 @@ def test_scale_bar_is_true_and_changes_nothing():
     assert before == ((-30.0, 30.0), (-20.0, 20.0))
     assert np.ptp(ax.lines[-1].get_xdata()) == pytest.approx(10.0)
     assert [t.get_text() for t in ax.texts] == ["10 nm"]
+
+
+@pytest.mark.parametrize("name", ["layers", "A", "B"])
+def test_planes_stand_side_by_side_with_their_own_dots_and_necks(scene, name):
+    if name == "layers":
+        plane, frame = scene.layers, glyphs.view_frame(scene.frame[:, 2], scene.frame[:, 1])
+    else:
+        plane, frame = scene.sites[:, 1 - "AB".index(name)], glyph_figures.side_frame(scene, name)
+    sheet = sheet_figures.side_by_side(scene, plane, frame, "plane {}", 1.5)
+    present = np.unique(plane)
+    assert list(sheet.names) == [f"plane {p}" for p in present]
+    assert sheet.left_out == ""
+    places = glyphs.project(sheet.mesh.points, frame)
+    assert (places > 0).all()
+    assert (places < [sheet.width_nm, sheet.height_nm]).all()
+    # every plane's cubes as in the scene but for one shift, and under its own name
+    cubes = places[: 8 * len(plane)].reshape(-1, 8, 2).mean(axis=1)
+    before = glyphs.project(scene.centres_nm, frame)
+    for p in present:
+        shift = (cubes - before)[plane == p]
+        np.testing.assert_allclose(shift, np.broadcast_to(shift[0], shift.shape), atol=1e-9)
+        x, y = sheet.names[f"plane {p}"]
+        assert (cubes[plane == p, 0] > x).all()
+        assert (cubes[plane == p, 1] < y).all()
+    gaps = np.linalg.norm(cubes[:, None] - cubes, axis=2)
+    assert gaps[plane[:, None] != plane].min() > scene.edge_nm
+    within = (plane[scene.pairs[:, 0]] == plane[scene.pairs[:, 1]]) & (scene.diameters_nm > 0)
+    assert (~sheet.mesh.edged).sum() == 36 * within.sum()
+    # the colours are those of the whole scene, whose bars stand below
+    np.testing.assert_allclose(sheet.mesh.colours[: 6 * len(plane) : 6], scene.cube_colours)
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MOST_PLANES", 2), ("MOST_DOTS", 24)])
+def test_of_many_planes_some_are_drawn_and_the_figure_says_so(scene, monkeypatch, limit, most):
+    monkeypatch.setattr(sheet_figures, limit, most)
+    fig, _ = sheet_figures.layers_figure(scene, renderer="matplotlib")
+    assert "layers from above, 2 of 4" in [ax.get_title(loc="left") for ax in fig.axes]
+    names = [text.get_text() for ax in fig.axes for text in ax.texts]
+    assert {"C1", "C4", "A", "B"} <= set(names)
+    assert "C2" not in names
+    fig, name = sheet_figures.sheets_figure(scene, renderer="matplotlib")
+    assert name == "matplotlib"
+    assert {"(100) sheets, 2 of 3", "(010) sheets, 2 of 3"} <= {ax.get_title(loc="left") for ax in fig.axes}
+
+
+def test_views_of_one_figure_have_one_scale(scene):
+    views = [glyph_figures.plan_view(scene, 1), glyph_figures.side_view(scene, "A")]
+    grown = glyph_figures.same_size(views)
+    sizes = [np.ptp(np.reshape(view.extent_nm, (2, 2)), axis=1) for view in grown]
+    np.testing.assert_allclose(sizes[0], sizes[1])
+    for before, after in zip(views, grown, strict=True):
+        old, new = (np.reshape(view.extent_nm, (2, 2)) for view in (before, after))
+        np.testing.assert_allclose(old.mean(axis=1), new.mean(axis=1))
+        assert (new[:, 0] <= old[:, 0] + 1e-9).all()
+    fig, _ = glyph_figures.overlay_figure(scene, grown, renderer="matplotlib")
+    fig.canvas.draw()
+    panels = [ax for ax in fig.axes if ax.get_images()]
+    scales = [ax.get_window_extent().width / np.ptp(ax.get_xlim()) for ax in panels]
+    assert scales == pytest.approx([scales[0]] * len(panels), rel=1e-3)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from mesotomo_utils import lattice
-from mesotomo_utils.visualization import lattice_figures
+from mesotomo_utils.visualization import lattice_figures, orientation_figures
 
 mpl.use("agg")
 RADII = {"111": 2.83, "200": 3.27, "220": 4.62}
@@ -63,3 +63,25 @@ def test_the_fringes_are_measured_on_the_dot(fringes):
     said = texts(fig)
     assert ("{220}: 5 × 0.216 nm" in said) == np.isfinite(fringes[0])
     assert {"{111}\n41 σ", "{200}\n3 σ", "{220}\nbeyond Nyquist", "one dot along [001]"} <= set(said)
+
+
+def test_sigma_maps_colour_every_dot_by_its_own_error():
+    rng = np.random.default_rng(0)
+    dots = pd.DataFrame(rng.normal(0, 10, (30, 3)), columns=["x_nm", "y_nm", "z_nm"])
+    dots["sigma_nm"] = rng.uniform(0.01, 0.1, 30)
+    dots["sigma_deg"] = rng.uniform(0.05, 0.3, 30)
+    dots.loc[:4, "sigma_deg"] = np.nan
+    fig = orientation_figures.sigma_maps(dots)
+    for ax, column, vertical in zip(
+        fig.axes[:4], ["sigma_nm"] * 2 + ["sigma_deg"] * 2, ["y_nm", "z_nm"] * 2, strict=True
+    ):
+        rings, points = ax.collections
+        known = dots.dropna(subset=[column])
+        drawn = np.column_stack([points.get_offsets(), points.get_array()])
+        expected = known[["x_nm", vertical, column]].sort_values(column).to_numpy()
+        np.testing.assert_allclose(drawn, expected)
+        assert len(rings.get_offsets()) == 30 - len(known)
+        assert ax.get_xlabel() == "x (nm)"
+    assert {ax.get_ylabel() for ax in fig.axes[4:]} == {"σ of the position (nm)", "σ of the orientation (°)"}
+    blank = orientation_figures.sigma_maps(dots.assign(sigma_deg=np.nan))
+    assert len(blank.axes) == 5  # one colour bar

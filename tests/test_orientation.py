@@ -15,6 +15,7 @@ from mesotomo_utils.mapping import (
     orientation_errors,
     orientation_follow,
     orientation_search,
+    strain,
 )
 from mesotomo_utils.mapping.orientation import QUATERNION
 from mesotomo_utils.tomography.cutting import cut_cube
@@ -288,14 +289,20 @@ def test_known_orientations_are_followed_into_another_tomogram(clean: np.ndarray
     tables.loc[1, QUATERNION] = np.nan
     far = lattice.axis_angle([0.2, 1.0, -0.4], np.deg2rad(1.5)) @ TURN  # two thirds of a Fourier voxel
     too_far = lattice.axis_angle([0.2, 1.0, -0.4], np.deg2rad(3.0)) @ TURN
-    lost, _ = orientation_follow.follow_dots(dot(too_far), VOXEL_NM, HERE, oriented, **SETTINGS)
+    lost, *_ = orientation_follow.follow_dots(dot(too_far), VOXEL_NM, HERE, oriented, **SETTINGS)
     assert np.isnan(lost).all()
     for R in (TURN, far):
-        R_found, taken = orientation_follow.follow_dots(dot(R), VOXEL_NM, np.zeros((2, 3)), tables, **SETTINGS)
+        R_found, taken, cells = orientation_follow.follow_dots(dot(R), VOXEL_NM, np.zeros((2, 3)), tables, **SETTINGS)
         again = orientation.orient_dots(dot(R), VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)
         assert lattice.rotation_angle_deg(R_found[0] @ matrices(again)[0].T) < 0.01
         assert np.isnan(R_found[1]).all()
         assert not taken[0].any()
+        cell = lattice.cell_parameters(cells[0])
+        lengths, angles = ["a_nm", "b_nm", "c_nm"], ["alpha_deg", "beta_deg", "gamma_deg"]
+        np.testing.assert_allclose([cell[name] for name in lengths], again.loc[0, lengths].astype(float), rtol=2e-4)
+        np.testing.assert_allclose([cell[name] for name in angles], again.loc[0, angles].astype(float), atol=0.02)
+        assert lattice.disorientation_deg((cells[0] / A_NM)[None], R)[0] < 0.1
+        assert np.isnan(cells[1]).all()
     assert np.isnan(orientation_follow.follow_dots(0 * clean, VOXEL_NM, HERE, oriented, **SETTINGS)[0]).all()
 
 
@@ -352,6 +359,9 @@ def test_half_sets_give_the_true_error():
     ratio = np.sqrt(np.mean(true**2)) / sigma
     assert 0.6 < ratio < 1.6
     assert np.abs(common).max() < 0.3
+    # and of the cells, all of which are one: how they scatter
+    scatter = table[list(strain.CELL)].std().to_numpy() / errors[list(strain.SIGMA)].median().to_numpy()
+    assert 0.6 < np.sqrt(np.mean(scatter**2)) < 1.6
     found = orientation_errors.summary(table, errors, common)
     assert found["n"] == n
     assert found["a_nm"][0] == pytest.approx(A_NM, rel=2e-3)

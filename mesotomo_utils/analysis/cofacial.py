@@ -187,41 +187,6 @@ def optimal_orientation(
     )
 
 
-def overlap_by_angle(
-    V: np.ndarray, *, facet_nm: float, angles_deg: tuple[float, ...] = (90.0, 94.0, 98.0, 102.0)
-) -> pd.DataFrame:
-    """R_mono while one angle of the cell changes and the others stay: after table S3 of the paper.
-
-    Parameters
-    ----------
-    V
-        (3, 3) cell, columns A, B, C, nm.
-    facet_nm
-        Edge of the facets, nm.
-    angles_deg
-        Values that α, β and γ take in turn, degrees.
-
-    Returns
-    -------
-    DataFrame ``changed, angle_deg, overlap_fraction, a_to_A_deg, b_to_B_deg, c_to_C_deg,
-    from_polar_deg, within_1pct_deg``: the residual mismatch of each facet normal with its
-    superlattice vector, the angle of R_mono to the polar rotation, and how far the orientations
-    within 1 % of the optimum reach. The first row is the cell itself.
-    """
-    parameters = lattice.cell_parameters(V)
-    rows = []
-    cases = [("none", np.nan)] + [(n, v) for n in ("alpha", "beta", "gamma") for v in angles_deg]
-    for changed, angle in cases:
-        new = parameters if changed == "none" else parameters | {f"{changed}_deg": angle}
-        cell = lattice.cell_matrix(**new)
-        mono = optimal_orientation(cell, facet_nm=facet_nm, n_starts=3)
-        mismatch = lattice.angle_deg(mono.R.T, cell.T)
-        from_polar = lattice.rotation_angle_deg(mono.polar.T @ mono.R)
-        rows.append((changed, angle, mono.overlap_fraction, *mismatch, from_polar, mono.largest_angle_deg))
-    names = "changed angle_deg overlap_fraction a_to_A_deg b_to_B_deg c_to_C_deg from_polar_deg within_1pct_deg"
-    return pd.DataFrame(rows, columns=names.split())
-
-
 def overlap_profile(mono: MonoOrientation, V: np.ndarray, *, span_deg: float = 15.0, n: int = 301) -> pd.DataFrame:
     """Mean overlap while all dots turn away from R_mono, along the near-optimum set and across it.
 

@@ -12,6 +12,7 @@ from mesotomo_utils.mapping.missing_wedge import widest_gap
 from mesotomo_utils.mapping.orientation_follow import follow_dots
 from mesotomo_utils.mapping.orientation_search import visible_reflections
 from mesotomo_utils.mapping.replicas import LatticeModel, find_replicas
+from mesotomo_utils.mapping.strain import CELL, SIGMA
 
 #: Noise turns a dot by this over (outermost frequency, window and root of the lattice SNR), degrees: 29 to 31 in white
 #: noise on model dots, and 28 by the curvature of the score.
@@ -134,7 +135,8 @@ def half_set_sigmas(
     -------
     frame
         ``sigma_deg`` (NaN where the dot has no orientation), ``half_set_deg``, what it would be if halves differed by
-        noise alone (:func:`noise_model_deg`), and ``turn_x_deg, turn_y_deg, turn_z_deg``, the turn from even to odd.
+        noise alone (:func:`noise_model_deg`), ``turn_x_deg, turn_y_deg, turn_z_deg``, the turn from even to odd, and
+        ``sigma_a_nm`` … ``sigma_gamma_deg``, errors of the free cell (:func:`cell_sigmas`).
     common_deg
         (3,) turn common to all dots, degrees.
 
@@ -154,7 +156,7 @@ def half_set_sigmas(
         text = None if progress is None else f"{progress}, {name} tilts"
         settings = {"lattice_nm": lattice_nm, "window_nm": window_nm, "replicas": replicas, "progress": text}
         halves.append(follow_dots(half, voxel_nm, centres_nm, table, **settings, **options))
-    (even, even_taken), (odd, odd_taken) = halves
+    (even, even_taken, even_cells), (odd, odd_taken, odd_cells) = halves
     turns, common = half_set_turns(even, odd)
     snr = table["lattice_snr"].to_numpy()
     half_set = noise_model_deg(turns, snr)
@@ -170,7 +172,44 @@ def half_set_sigmas(
     frame = pd.DataFrame(turns, columns=["turn_x_deg", "turn_y_deg", "turn_z_deg"])
     frame.insert(0, "half_set_deg", half_set)
     frame.insert(0, "sigma_deg", np.where(table["qw"].notna(), sigma, np.nan))
-    return frame, common
+    return pd.concat([frame, cell_sigmas(even_cells, odd_cells, snr)], axis=1), common
+
+
+def cell_sigmas(even_nm: np.ndarray, odd_nm: np.ndarray, lattice_snr: np.ndarray) -> pd.DataFrame:
+    """Errors of every dot's lattice parameters and angles, from all dots' half sets together.
+
+    Parameters
+    ----------
+    even_nm, odd_nm
+        (N, 3, 3) cells found in the half sets, a, b, c as columns, nm; NaN where none is.
+    lattice_snr
+        (N,) lattice SNR from all tilts.
+
+    Returns
+    -------
+    DataFrame ``sigma_a_nm, sigma_b_nm, sigma_c_nm, sigma_alpha_deg, sigma_beta_deg, sigma_gamma_deg``; NaN
+    where a half has no cell, and everywhere with fewer than five dots.
+
+    Notes
+    -----
+    Half of what the halves differ by, as a law in the lattice SNR fitted to all dots
+    (:func:`noise_model_deg`); a difference common to all dots is the halves' own alignment, and taken
+    out. So it is the scatter of single dots; an error that all share, as of the pixel, is not in it.
+    Under replicas it errs on the large side: halves have more of them than all tilts together.
+    """
+    there = np.isfinite(even_nm).all(axis=(1, 2)) & np.isfinite(odd_nm).all(axis=(1, 2))
+    sigmas = pd.DataFrame(np.nan, index=np.arange(len(there)), columns=list(SIGMA))
+    if not there.any():
+        return sigmas
+    even, odd = (
+        pd.DataFrame([lattice.cell_parameters(cell) for cell in cells[there]])[list(CELL)].to_numpy()
+        for cells in (even_nm, odd_nm)
+    )
+    apart = np.full((len(there), len(CELL)), np.nan)
+    apart[there] = odd - even - np.median(odd - even, axis=0)
+    for column, name in enumerate(SIGMA):
+        sigmas[name] = np.where(there, noise_model_deg(apart[:, [column]], lattice_snr), np.nan)
+    return sigmas
 
 
 def wedge_factor(angles_deg: np.ndarray) -> float:

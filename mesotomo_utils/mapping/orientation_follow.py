@@ -45,8 +45,8 @@ def follow_dots(
     workers: int | None = None,
     dask: str | None = None,
     progress: str | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Orientations of dots in one tomogram from those in another.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Orientations and cells of dots in one tomogram from those in another.
 
     Parameters
     ----------
@@ -62,6 +62,8 @@ def follow_dots(
         than a Fourier voxel away.
     taken_deg
         (N, 3) turns, lab rotation vectors, that the replicas had made before they were subtracted; zero without.
+    cells_nm
+        (N, 3, 3) the free triclinic cell, lab directions of a, b, c as columns, nm; NaN as above.
     """
     volume = keeping_chunks(volume)
     centres = np.asarray(centres_nm, float)
@@ -106,14 +108,20 @@ def follow_dots(
     where = resolve_device(device)
     fine, rough = (made if made is None else made.on(where) for made in (window, coarse))
 
-    def follow(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with_replicas, as_seen = np.full((2, len(rows), 3, 3), np.nan)
+    def freed(matrices: np.ndarray, near: Callable[[np.ndarray, np.ndarray], LocalTransform]) -> np.ndarray:
+        here = near(crystal @ np.swapaxes(matrices, 1, 2), np.arange(len(matrices)))
+        weights = 1 / shells.noise_at_reflections(noise, matrices)
+        settings = {"crystal": crystal, "weights": weights, "window_nm": window_nm, "linear": True, "steps": 5}
+        return climb(here.read_power, matrices, **settings)[0]
+
+    def follow(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        with_replicas, as_seen, free = np.full((3, len(rows), 3, 3), np.nan)
         asked = np.flatnonzero(known[rows])
         cubes = cut_cubes(volume, voxel_nm, centres[rows[asked]], window.n)
         filled = cubes.any(axis=(1, 2, 3))
         asked, cubes = asked[filled], to_device(cubes[filled], where)
         if not len(asked):
-            return with_replicas, as_seen
+            return with_replicas, as_seen, free
         rows = rows[asked]
 
         def near(g: np.ndarray, some: np.ndarray) -> LocalTransform:
@@ -123,7 +131,8 @@ def follow_dots(
         here = near(crystal @ np.swapaxes(start[rows], 1, 2), every)
         as_seen[asked] = settled(start[rows], near, here)
         if replicas is None:
-            return as_seen, as_seen
+            free[asked] = freed(as_seen[asked], near)
+            return as_seen, as_seen, free
         others, away, factor = replicas.cubes(volume, voxel_nm, centres[rows], rough.n)
         others = to_device(others, where)
 
@@ -136,10 +145,12 @@ def follow_dots(
             return less_replicas(near(g, some), some)
 
         with_replicas[asked] = settled(start[rows], near_less, less_replicas(here, every))
-        return with_replicas, as_seen
+        free[asked] = freed(with_replicas[asked], near_less)
+        return with_replicas, as_seen, free
 
     options = {"device": where, "workers": workers, "dask": dask, "progress": progress}
-    matrices = np.stack(map_dots(follow, len(centres), **options), axis=1)
+    *matrices, free = map_dots(follow, len(centres), **options)
+    matrices = np.stack(matrices, axis=1)
     moved = np.linalg.norm((matrices[:, 0] - start) @ crystal.T, axis=1).max(axis=1)
     matrices[~(moved * window_nm < _FAR)] = np.nan
     there = np.isfinite(matrices).all(axis=(1, 2, 3))
@@ -147,4 +158,7 @@ def follow_dots(
     taken = np.full((len(matrices), 3), np.nan)
     R, as_seen = matrices[there, 0], matrices[there, 1]
     taken[there] = np.rad2deg(lattice.rotation_vectors(as_seen @ np.swapaxes(R, 1, 2)))
-    return matrices[:, 0], taken
+    cells = np.full(free.shape, np.nan)
+    there &= np.isfinite(free).all(axis=(1, 2))
+    cells[there] = np.swapaxes(np.linalg.inv(free[there]), 1, 2) * lattice_nm
+    return matrices[:, 0], taken, cells

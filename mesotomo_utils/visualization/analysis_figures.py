@@ -189,13 +189,15 @@ def neighbours(pairs: pd.DataFrame, layers: pd.DataFrame, axes_table: pd.DataFra
     layers
         Columns ``layer, theta_deg, entropy``, each with ``_low, _high``.
     axes_table
-        Columns ``name, x, y``: axes to mark in the projection.
+        Columns ``name, x, y``: axes to mark in the projection; ``common axis`` is the one measured.
     twist
-        Columns ``axis, twist_raw``: the mean of each direction.
+        Columns ``axis, twist, twist_raw``: the mean of each direction, without noise and, drawn where none is known
+        without, as it is.
     """
     fig, axes = figures.new_figure(2, 3, width_in=figures.DOUBLE_COLUMN, height_in=4.2)
     top, low = axes
     limit = np.quantile(pairs["theta_deg"], 0.995) * 1.1
+    clean = "twist" if twist["twist"].notna().any() else "twist_raw"
     for axis, colour in figures.DIRECTION_COLOURS.items():
         own = pairs[pairs["axis"] == axis]
         if own.empty:
@@ -204,22 +206,28 @@ def neighbours(pairs: pd.DataFrame, layers: pd.DataFrame, axes_table: pd.DataFra
         top[0].hist(own["theta_deg"], bins=bins, histtype="step", color=colour, lw=1.1, label=axis)
         bins = np.linspace(0, 1, 16)
         top[2].hist(own["twist"], bins=bins, histtype="step", color=colour, lw=1.1, density=True)
-        for mean in twist.loc[twist["axis"] == axis, "twist_raw"]:
+        for mean in twist.loc[twist["axis"] == axis, clean].dropna():
             top[2].axvline(mean, color=colour, lw=0.9, ls="--")
     top[0].set(xlabel="Misorientation of neighbours θ (°)", ylabel="Pairs")
     top[0].legend(title="along")
-    top[2].axvline(0.5, color="0.6", lw=0.7, ls=":")
+    top[2].axvline(0.5, color="0.6", lw=0.7, ls=":", label="random axis")
+    top[2].plot([], [], color="black", lw=0.9, ls="--", label=f"mean, {'noise off' if clean == 'twist' else 'raw'}")
+    options = {"borderaxespad": 0.2, "columnspacing": 0.8, "handlelength": 1.3}
+    top[2].legend(loc="lower right", bbox_to_anchor=(1.03, 1), ncols=2, **options)
     top[2].set(xlabel="Twist (0 bend, 1 twist)", ylabel="Density of pairs", xlim=(0, 1))
     circle(top[1], names=("[100]", "[010]"))
     size = 1 + 12 * np.minimum(pairs["theta_deg"] / limit, 1)
     colours = pairs["axis"].map(figures.DIRECTION_COLOURS)
     top[1].scatter(pairs["x"], pairs["y"], s=size, c=colours, lw=0, alpha=0.45)
-    for marker, row in zip(("*", "X", "P"), axes_table.itertuples(), strict=False):
-        top[1].scatter(
-            [row.x, -row.x], [row.y, -row.y], marker=marker, s=45, c="white", ec="black", lw=0.8,
-            label=row.name, zorder=4, clip_on=False,
-        )  # fmt: skip
-    top[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3, handletextpad=0, columnspacing=0.6)
+    # the axis measured lies, dark and small, on the axes it is compared with
+    others = iter("XPDs")
+    for row in axes_table.itertuples():
+        if row.name == "common axis":
+            look = {"marker": "*", "s": 50, "c": "black", "ec": "white", "lw": 0.6, "zorder": 5}
+        else:
+            look = {"marker": next(others), "s": 80, "c": "white", "ec": "black", "lw": 0.8, "zorder": 4}
+        top[1].scatter([row.x, -row.x], [row.y, -row.y], label=row.name, clip_on=False, **look)
+    top[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3, handletextpad=0.25, columnspacing=0.6)
     for ax, name, label in (
         (low[0], "theta_deg", "Mean θ in the layer (°)"),
         (low[1], "entropy", "Entropy S (nat)"),

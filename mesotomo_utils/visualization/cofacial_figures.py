@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from mesotomo_utils.visualization import figures
 
@@ -17,7 +19,7 @@ def optimum_figure(profile: pd.DataFrame, by_angle: pd.DataFrame, *, tolerance: 
     profile
         ``angle_deg, along, across`` (:func:`cofacial.overlap_profile`).
     by_angle
-        ``changed, angle_deg, overlap_fraction, from_polar_deg`` (:func:`cofacial.overlap_by_angle`).
+        ``changed, angle_deg, overlap_fraction, from_polar_deg`` (:func:`cofacial_cells.overlap_by_angle`).
     tolerance
         Relative loss of overlap that bounds the shaded band.
     """
@@ -92,3 +94,45 @@ def models_figure(matrix: pd.DataFrame, deviations: pd.DataFrame, slopes: dict[s
         ax.legend(fontsize=5.5, loc="lower right", borderaxespad=0.2, handlelength=1.6)
     figures.panel_labels(axes)
     return fig
+
+
+def squares_figure(squares: pd.DataFrame, *, facet_nm: float) -> Figure:
+    """Facets of neighbours as they face one another, in cells of which one angle changes.
+
+    Parameters
+    ----------
+    squares
+        ``changed, angle_deg, pair, right, up, right_nm, up_nm, overlap`` (:func:`cofacial_cells.facing_squares`).
+    facet_nm
+        Edge of the facets, nm.
+    """
+    cases = squares[squares["changed"] != "none"]
+    angles = sorted(cases["angle_deg"].unique())
+    fig, axes = figures.new_figure(len(GREEK), len(angles), width_in=figures.DOUBLE_COLUMN, height_in=3.1)
+    reach = squares[["right_nm", "up_nm"]].abs().to_numpy().max()
+    step = 1.25 * facet_nm + 2 * reach
+    for row, (name, letter) in zip(axes, GREEK.items(), strict=True):
+        for ax, angle in zip(row, angles, strict=True):
+            own = cases[(cases["changed"] == name) & (cases["angle_deg"] == angle)]
+            for k, pair in enumerate(own.itertuples()):
+                _squares(ax, pair, k * step, facet_nm)
+            ax.set(xlim=(-reach - 0.2 * facet_nm, 2 * step + facet_nm + reach + 0.2 * facet_nm))
+            ax.set(ylim=(-reach - 0.75 * facet_nm, facet_nm + reach + 0.6 * facet_nm))
+            ax.set_title(f"{letter} = {angle:g}°: overlap {own['overlap'].mean():.3f}")
+            figures.bare(ax)
+    return fig
+
+
+def _squares(ax: Axes, pair: object, left: float, facet_nm: float) -> None:
+    """Our facet in grey, the neighbour's as an outline, what they share in the colour of the direction."""
+    colour = figures.DIRECTION_COLOURS[pair.pair]
+    x, y = pair.right_nm, pair.up_nm
+    ax.add_patch(Rectangle((left, 0), facet_nm, facet_nm, fc="0.85", ec="0.4", lw=0.5))
+    if pair.overlap > 0:
+        corner = (left + max(x, 0), max(y, 0))
+        ax.add_patch(Rectangle(corner, facet_nm - abs(x), facet_nm - abs(y), fc=colour, alpha=0.55, lw=0))
+    ax.add_patch(Rectangle((left + x, y), facet_nm, facet_nm, fc="none", ec=colour, lw=0.9))
+    middle = left + facet_nm / 2
+    ax.text(middle, facet_nm / 2, f"{pair.overlap:.2f}", ha="center", va="center", fontsize=6)
+    ax.annotate(f"{pair.pair} ({pair.right}, {pair.up})", (middle, min(y, 0)), xytext=(0, -2), ha="center", va="top",
+                textcoords="offset points", fontsize=6, color=colour)  # fmt: skip

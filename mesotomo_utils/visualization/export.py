@@ -1,7 +1,7 @@
 """The dots and the scene in the formats of other programs.
 
-ParaView (``.vtp``), OVITO (extended XYZ with shape and quaternion), orix (``CrystalMap`` in HDF5) and
-plain CSV. Every file is written beside its final name and then renamed. Quaternions of the tables
+ParaView (``.vtp``), OVITO (extended XYZ with shape and quaternion), orix (``CrystalMap`` in HDF5), a browser
+(one HTML page) and plain CSV. Every file is written beside its final name and then renamed. Quaternions of the tables
 are scalar first and turn crystal vectors into lab vectors; each writer says what its format wants.
 """
 
@@ -32,6 +32,11 @@ def write_scene_vtp(path: str | Path, mesh: glyphs.Mesh) -> Path:
     """
     data = glyphs.to_polydata(mesh)
     return _whole(path, lambda file: data.save(file))
+
+
+def write_scene_html(path: str | Path, page: str) -> Path:
+    """Write a page of :func:`turning.page`, on which the scene turns in any browser."""
+    return _whole(path, lambda file: file.write_text(page, encoding="utf-8"))
 
 
 def write_dots_vtp(path: str | Path, dots: pd.DataFrame, pairs: pd.DataFrame) -> Path:

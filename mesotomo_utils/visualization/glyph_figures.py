@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from mesotomo_utils.visualization import figures, glyphs, slices
 
 UNMEASURED = (0.75, 0.75, 0.75)
+CUBES_UNMEASURED = "cubes: orientation not measured"
+STICKS_UNMEASURED = "sticks: neighbours, necks not measured"
 PICTURE_PIXELS = 1200
 """Width of a rendered picture: half a page in print."""
 THIN_STICK = 0.12
@@ -78,22 +80,39 @@ class GlyphScene:
         low, high = np.percentile(known, (1, 99))
         return Normalize(float(np.floor(2 * low) / 2), float(np.ceil(2 * high) / 2))
 
+    @property
+    def turned(self) -> np.ndarray:
+        """Orientations (N, 3, 3) as drawn: along the film where none is known."""
+        known = np.isfinite(self.R).all(axis=(1, 2))
+        return np.where(known[:, None, None], self.R, self.frame)
+
+    @property
+    def cube_colours(self) -> np.ndarray:
+        """Red, green, blue (N, 3) of the cubes, from 0 to 1; grey where the angle is unknown."""
+        colours = mpl.colormaps[figures.ANGLE_MAP](self.angle_norm(np.nan_to_num(self.misorientation_deg)))[:, :3]
+        return np.where(np.isfinite(self.misorientation_deg)[:, None], colours, UNMEASURED)
+
+    @property
+    def stick_colours(self) -> np.ndarray:
+        """Red, green, blue (M, 3) of the sticks, from 0 to 1; grey where no neck was measured."""
+        colours = mpl.colormaps[figures.NECK_MAP](self.neck_norm(np.nan_to_num(self.diameters_nm)))[:, :3]
+        return np.where(np.isfinite(self.diameters_nm)[:, None], colours, UNMEASURED)
+
+    @property
+    def stick_diameters_nm(self) -> np.ndarray:
+        """Diameters (M,) before they are drawn smaller: thin where no neck was measured."""
+        return np.where(np.isfinite(self.diameters_nm), self.diameters_nm, 2 * THIN_STICK * self.edge_nm)
+
     def mesh(self, shown: np.ndarray | None = None, *, shift_nm: np.ndarray | None = None) -> glyphs.Mesh:
         """Cubes and sticks of the dots ``shown`` (N,), each dot moved by ``shift_nm`` (N, 3)."""
-        known = np.isfinite(self.R).all(axis=(1, 2))
-        turned = np.where(known[:, None, None], self.R, self.frame)
-        cubes = mpl.colormaps[figures.ANGLE_MAP](self.angle_norm(np.nan_to_num(self.misorientation_deg)))[:, :3]
-        cubes = np.where(np.isfinite(self.misorientation_deg)[:, None], cubes, UNMEASURED)
-        measured = np.isfinite(self.diameters_nm)
-        sticks = mpl.colormaps[figures.NECK_MAP](self.neck_norm(np.nan_to_num(self.diameters_nm)))[:, :3]
         return glyphs.glyph_mesh(
             self.centres_nm if shift_nm is None else self.centres_nm + shift_nm,
-            turned,
+            self.turned,
             self.pairs,
             edge_nm=self.edge_nm,
-            glyph_colours=cubes,
-            diameters_nm=np.where(measured, self.diameters_nm, 2 * THIN_STICK * self.edge_nm),
-            stick_colours=np.where(measured[:, None], sticks, UNMEASURED),
+            glyph_colours=self.cube_colours,
+            diameters_nm=self.stick_diameters_nm,
+            stick_colours=self.stick_colours,
             shown=shown,
         )
 
@@ -195,7 +214,7 @@ def exploded_figure(
     for ax, mesh, extent in zip(panels, meshes, extents, strict=True):
         picture = glyphs.render(mesh, view, extent_nm=extent, pixels_wide=PICTURE_PIXELS, renderer=renderer)
         name = picture.renderer
-        _paste(ax, picture)
+        paste(ax, picture)
     for ax, (_, _, low, _) in zip(panels, extents, strict=True):
         ax.set_ylim(low, low + high)
         ax.set_anchor("S")
@@ -262,7 +281,7 @@ def overlay_figure(
             scene.mesh(view.shown), view.frame, extent_nm=view.extent_nm, pixels_wide=PICTURE_PIXELS, renderer=renderer
         )
         name = picture.renderer
-        _paste(panels[-1], picture, alpha=1.0 if view.image is None else 0.92)
+        paste(panels[-1], picture, alpha=1.0 if view.image is None else 0.92)
         figures.corner_text(panels[0], view.label, box=view.image is not None)
         light = "black" if view.image is None else "white"
         bar_nm = figures.scale_bar(panels[0], bar_nm, colour=light, location="lower right")
@@ -338,7 +357,7 @@ def side_view(scene: GlyphScene, axis: str, *, row: int | None = None) -> Sectio
         values, counts = np.unique(index, return_counts=True)
         row = int(values[np.argmax(counts)])
     right, up = scene.cell[:, column], scene.cell[:, 2]
-    frame = glyphs.view_frame(np.cross(right, up), up - right * (up @ right) / (right @ right))
+    frame = side_frame(scene, axis)
     label = f"{'ij'[other]} = {row}, side"
     shown = index == row
     # Layers slope where the film is tilted: the name stands beside the last dot of its layer.
@@ -348,6 +367,24 @@ def side_view(scene: GlyphScene, axis: str, *, row: int | None = None) -> Sectio
         mine = np.flatnonzero(shown & (scene.layers == layer))
         marks[f"C{layer}"] = float(places[mine[np.argmax(places[mine, 0])], 1])
     return _section(scene, label, shown, frame, {axis: right, "C": up}, marks)
+
+
+def side_frame(scene: GlyphScene, axis: str) -> np.ndarray:
+    """View frame (3, 3) of the plane of C and of ``axis``, A or B, which is drawn to the right."""
+    right, up = scene.cell[:, "AB".index(axis)], scene.cell[:, 2]
+    return glyphs.view_frame(np.cross(right, up), up - right * (up @ right) / (right @ right))
+
+
+def same_size(views: Sequence[SectionView]) -> list[SectionView]:
+    """The views with panels of one width and height, so that all are printed at one scale."""
+    sizes = [(right - left, top - bottom) for left, right, bottom, top in (view.extent_nm for view in views)]
+    wide, tall = np.max(sizes, axis=0)
+    grown = []
+    for view, (width, height) in zip(views, sizes, strict=True):
+        left, _, bottom, _ = view.extent_nm
+        left, bottom = left - (wide - width) / 2, bottom - (tall - height) / 2
+        grown.append(replace(view, extent_nm=(left, left + float(wide), bottom, bottom + float(tall))))
+    return grown
 
 
 def with_section(view: SectionView, volume: np.ndarray | None, voxel_nm: float | None) -> SectionView:
@@ -380,9 +417,9 @@ def colour_bars(place: Figure, scene: GlyphScene) -> None:
     left, right = place.subplots(1, 2)
     bars = (
         (left, figures.ANGLE_MAP, scene.angle_norm, r"cubes: misorientation from $R_\mathrm{mono}$ (°)",
-         np.isfinite(scene.misorientation_deg).any(), "cubes: orientation not measured", "max"),
+         np.isfinite(scene.misorientation_deg).any(), CUBES_UNMEASURED, "max"),
         (right, figures.NECK_MAP, scene.neck_norm, "sticks: neck diameter (nm)",
-         bool((scene.diameters_nm > 0).any()), "sticks: neighbours, necks not measured", "both"),
+         bool((scene.diameters_nm > 0).any()), STICKS_UNMEASURED, "both"),
     )  # fmt: skip
     for ax, cmap, norm, label, known, otherwise, extend in bars:
         if known:
@@ -396,7 +433,8 @@ def colour_bars(place: Figure, scene: GlyphScene) -> None:
             ax.text(0.5, 0.5, otherwise + " (grey)", ha="center", va="center", transform=ax.transAxes)
 
 
-def _paste(ax: Axes, picture: glyphs.Picture, *, alpha: float = 1.0) -> None:
+def paste(ax: Axes, picture: glyphs.Picture, *, alpha: float = 1.0) -> None:
+    """Put a rendered scene into bare axes, at its place in nm."""
     ax.imshow(
         picture.image, origin="upper", extent=picture.extent_nm, interpolation="antialiased", alpha=alpha, zorder=2
     )
@@ -405,7 +443,8 @@ def _paste(ax: Axes, picture: glyphs.Picture, *, alpha: float = 1.0) -> None:
     figures.bare(ax)
 
 
-def _arrow(ax: Axes, start: np.ndarray, end: np.ndarray, letter: str, colour: str) -> None:
+def arrow(ax: Axes, start: np.ndarray, end: np.ndarray, letter: str, colour: str) -> None:
+    """Draw an arrow from one place to another, with its letter beyond the tip."""
     style = {"arrowstyle": "-|>", "color": colour, "lw": 1.0, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
     ax.annotate("", end, start, zorder=7, arrowprops=style)
     beyond = end + 0.22 * (end - start)
@@ -419,7 +458,7 @@ def _triad(ax: Axes, scene: GlyphScene, view: np.ndarray, extent: tuple, height_
     start = np.array([right - 0.32 * (right - left), bottom + height_nm - 1.55 * length])
     for letter, vector in zip("ABC", scene.cell.T, strict=True):
         end = start + length * glyphs.project(vector / np.linalg.norm(vector), view)
-        _arrow(ax, start, end, letter, figures.DIRECTION_COLOURS[letter])
+        arrow(ax, start, end, letter, figures.DIRECTION_COLOURS[letter])
 
 
 def _arrows(ax: Axes, view: SectionView, colour: str) -> None:
@@ -429,4 +468,4 @@ def _arrows(ax: Axes, view: SectionView, colour: str) -> None:
     start = np.array([left + 0.5 * length, bottom + 0.5 * length])
     for letter, vector in view.arrows.items():
         end = start + length * glyphs.project(vector / np.linalg.norm(vector), view.frame)
-        _arrow(ax, start, end, letter, colour)
+        arrow(ax, start, end, letter, colour)

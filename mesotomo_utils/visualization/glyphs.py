@@ -29,6 +29,7 @@ CORNERS = np.array([[x, y, z] for z in (-1, 1) for y in (-1, 1) for x in (-1, 1)
 # Outward, anticlockwise; two faces for each of a, b, c.
 FACES = np.array([[0, 4, 6, 2], [1, 3, 7, 5], [0, 1, 5, 4], [2, 6, 7, 3], [0, 2, 3, 1], [4, 5, 7, 6]])
 EDGE_COLOUR = (0.12, 0.12, 0.12)
+GLYPH_SCALE, STICK_SCALE = 0.75, 0.5  # size as drawn to true size of dots and necks
 # VTK alone, which starts faster than pyvista and fails in the same way.
 _PROBE = """
 import vtkmodules.vtkRenderingOpenGL2
@@ -197,8 +198,8 @@ def glyph_mesh(
     diameters_nm: np.ndarray,
     stick_colours: np.ndarray,
     shown: np.ndarray | None = None,
-    glyph_scale: float = 0.75,
-    stick_scale: float = 0.5,
+    glyph_scale: float = GLYPH_SCALE,
+    stick_scale: float = STICK_SCALE,
 ) -> Mesh:
     """Cubes and sticks of a superlattice, drawn smaller than life so that both are seen.
 
@@ -227,16 +228,19 @@ def glyph_mesh(
     edge = glyph_scale * edge_nm
     cubes = cube_mesh(centres[shown], R[shown], edge_nm=edge, colours=np.asarray(glyph_colours)[shown])
     both = shown[pairs].all(axis=1)
-    first, second = centres[pairs[both, 0]], centres[pairs[both, 1]]
-    # From just inside one cube to just inside the other: what lies deeper is never seen.
-    inset = 0.4 * edge * (second - first) / np.linalg.norm(second - first, axis=1, keepdims=True)
     sticks = stick_mesh(
-        first + inset,
-        second - inset,
+        *stick_ends(centres, pairs[both], edge),
         diameters_nm=stick_scale * np.asarray(diameters_nm, float)[both],
         colours=np.asarray(stick_colours, float).reshape(-1, 3)[both],
     )
     return cubes + sticks
+
+
+def stick_ends(centres_nm: np.ndarray, pairs: np.ndarray, edge_nm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends (M, 3) and (M, 3) of sticks, from just inside one cube to just inside the other: deeper is never seen."""
+    first, second = centres_nm[pairs[:, 0]], centres_nm[pairs[:, 1]]
+    inset = 0.4 * edge_nm * (second - first) / np.linalg.norm(second - first, axis=1, keepdims=True)
+    return first + inset, second - inset
 
 
 def view_frame(view: np.ndarray, up: np.ndarray) -> np.ndarray:

@@ -235,3 +235,35 @@ def lattice_parameters(table: pd.DataFrame, nominal_nm: float) -> Figure:
     ax.set(xlabel="lattice parameter (nm)", ylabel="dots")
     ax.legend()
     return fig
+
+
+def sigma_maps(dots: pd.DataFrame) -> Figure:
+    """Errors of all dots at their places: of the position above, of the orientation below; plan and side view.
+
+    Parameters
+    ----------
+    dots
+        ``x_nm, y_nm, z_nm, sigma_nm, sigma_deg``. A dot whose σ is unknown is an open grey ring; where dots hide one
+        another the largest σ lies on top.
+    """
+    spans = np.ptp(dots[["x_nm", "y_nm", "z_nm"]].to_numpy(), axis=0)
+    height = min(7.5, 2 * (0.85 * figures.DOUBLE_COLUMN / 2 * spans[1:].max() / spans[0] + 0.3))
+    fig, axes = figures.new_figure(2, 2, width_in=figures.DOUBLE_COLUMN, height_in=height)
+    labels = {"sigma_nm": "σ of the position (nm)", "sigma_deg": "σ of the orientation (°)"}
+    for row, (column, label) in zip(axes, labels.items(), strict=True):
+        unknown = dots[dots[column].isna()]
+        known = dots.dropna(subset=[column]).sort_values(column, kind="stable")
+        low, high = np.percentile(known[column], (2, 98)) if len(known) else (0.0, 1.0)
+        for ax, vertical in zip(row, ("y_nm", "z_nm"), strict=True):
+            ax.scatter(unknown["x_nm"], unknown[vertical], s=14, fc="none", ec=figures.GREY, lw=0.6)
+            points = ax.scatter(
+                known["x_nm"], known[vertical], s=14, c=known[column], lw=0, vmin=low, vmax=high,
+                cmap=figures.ANGLE_MAP,
+            )  # fmt: skip
+            ax.set(xlabel="x (nm)", ylabel=f"{vertical[0]} (nm)", aspect="equal")
+        if len(known):
+            figures.colour_bar(points, list(row), label, extend="both")
+        else:
+            figures.corner_text(row[0], f"{label.split(' (')[0]} is unknown")
+    figures.panel_labels(axes)
+    return fig
