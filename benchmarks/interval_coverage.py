@@ -72,17 +72,15 @@ def _cells(step: str) -> list[tuple[CodeType, list[str]]]:
 
 
 def run_notebooks(
-    seed: int,
-    dots: int,
+    sample_file: str,
     run_dir: Path,
     *,
-    exact: bool = False,
     steps: tuple[str, ...] = STEPS,
     options: dict | None = None,
 ) -> None:
     """Run the cells of the notebooks in this process, without pictures, scenes and exercises.
 
-    ``options`` are parameters for the notebooks that have them.
+    ``sample_file`` is its text, of a twin of tables; ``options`` are parameters for the notebooks that have them.
     """
     from mesotomo_utils import visualization
     from mesotomo_utils.twin import placement, structure, tables
@@ -97,7 +95,7 @@ def run_notebooks(
     from mesotomo_utils.workflow import results
 
     run_dir.mkdir(parents=True)
-    (run_dir / "sample.yaml").write_text(SAMPLE.format(seed=seed, dots=dots, errors=NO_ERRORS if exact else ""))
+    (run_dir / "sample.yaml").write_text(sample_file)
     drawing = analysis_figures, cofacial_figures, figures, glyph_figures, mapping_figures, sample_figures
     with ExitStack() as patched, redirect_stdout(io.StringIO()):
         for module in drawing:
@@ -117,14 +115,14 @@ def run_notebooks(
                     names |= {key: value for key, value in (options or {}).items() if key in names}
 
 
-def one_twin(seed: int, dots: int = 633, **how) -> pd.DataFrame:
+def one_twin(seed: int, dots: int = 633, *, exact: bool = False, **how) -> pd.DataFrame:
     """Rows ``seed, name, index, value, low, high`` of every number that has an interval and is corrected for noise.
 
     ``how`` goes to :func:`run_notebooks`.
     """
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        run_notebooks(seed, dots, run_dir, **how)
+        run_notebooks(SAMPLE.format(seed=seed, dots=dots, errors=NO_ERRORS if exact else ""), run_dir, **how)
         found = json.loads((run_dir / "results.json").read_text())
     rows = [
         (seed, row["name"], row["index"] or "", row["value"], *row["interval_95"])

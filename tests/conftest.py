@@ -44,7 +44,7 @@ def write_sample(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def load_benchmark(repository: Path) -> Callable[[str], ModuleType]:
     """Import a program of benchmarks/ by its name, without running it."""
 

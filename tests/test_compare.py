@@ -10,6 +10,7 @@ import pytest
 
 from mesotomo_utils import lattice
 from mesotomo_utils.twin import compare, errors
+from mesotomo_utils.twin.imposed import TwinParameters
 from mesotomo_utils.twin.matching import fit_rigid_motion, match_dots
 
 V = lattice.cell_matrix(6.3, 6.0, 5.8, 98.0, 95.0, 93.0)
@@ -223,3 +224,70 @@ def test_the_distortion_is_true_of_an_imaged_twin_only(run):
     stated = compare.true_statements(run)["distortion_scale_z", None]["value"]
     assert stated == pytest.approx(1.01 ** (2 / 3))
     assert compare.imaging_conditions(run) == {"image_stretch_z": 0.01}
+
+
+DEFAULT = TwinParameters().model_dump()
+
+
+def test_the_targets_hold_for_what_is_imaged_no_worse_than_by_default():
+    assert compare.bounds_for({}, 633) == compare.BOUNDS
+    small, many = (compare.bounds_for(DEFAULT, dots) for dots in (compare.MANY - 1, compare.MANY))
+    assert set(small) == set(compare.BOUNDS | compare.TARGETS)
+    assert set(many) == set(compare.BOUNDS | compare.TARGETS | compare.TARGETS_OF_MANY)
+    for name, (bound, _) in compare.BOUNDS.items():
+        assert many[name][0] <= small[name][0] <= bound, name
+    assert many["cell_angle_error_deg"][0] < small["cell_angle_error_deg"][0]
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"n_tilts": 141, "first_tilt_deg": -70.0},
+        {"dose_electrons": 200.0},
+        {"blur_nm": 0.31},
+        {"pixel_nm": 0.14},
+        {"n_tilts": 60, "tilt_step_deg": 3.0},
+        {"image_stretch_z": -0.01},
+        {"axis_tilt_deg": -1.0},
+    ],
+)
+def test_the_targets_are_not_asked_of_a_harder_twin(worse):
+    assert compare.bounds_for(DEFAULT | worse, 633) == compare.BOUNDS
+    assert compare.bounds_for(DEFAULT | {"axis_tilt_deg": -0.3, "dose_electrons": 800.0}, 633) != compare.BOUNDS
+
+
+def imaged(run_dir) -> None:
+    (run_dir / "truth/parameters.json").write_text(json.dumps(DEFAULT))
+
+
+def test_errors_between_the_bounds_and_the_targets_are_red_for_an_imaged_twin_only(run, monkeypatch):
+    monkeypatch.setattr(compare, "MANY", 40)
+    rng = np.random.default_rng(7)
+    qds = pd.read_csv(run / "qds.csv")
+    qds[errors.POSITION] += rng.normal(scale=0.13, size=(len(qds), 3))
+    R = lattice.from_quaternions(qds[errors.QUATERNION].to_numpy())
+    R = R @ lattice.from_rotation_vectors(np.deg2rad(rng.normal(scale=0.4, size=(len(qds), 3))))
+    qds[errors.QUATERNION] = lattice.to_quaternions(R)
+    qds.to_csv(run / "qds.csv", index=False)
+    necks = pd.read_csv(run / "necks.csv")
+    necks["diameter_nm"] = np.where(necks["diameter_nm"] > 0, necks["diameter_nm"] + 0.5, 0.0)
+    there, gone = (necks.index[own] for own in (necks["diameter_nm"] > 0, necks["diameter_nm"] == 0))
+    necks.loc[there[-3:], "diameter_nm"], necks.loc[gone[-3:], "diameter_nm"] = 0.0, 2.0
+    necks.to_csv(run / "necks.csv", index=False)
+    assert failed(run) == set()
+    imaged(run)
+    assert failed(run) == {
+        *("centre_error_median_nm", "centre_error_p95_nm", "layer_bias_nm"),
+        *("orientation_error_median_deg", "orientation_error_p95_deg", "orientation_sigma_off"),
+        *("neck_diameter_bias_nm", "neck_diameter_rms_nm", "neck_false_fraction", "neck_missed_fraction"),
+    }
+
+
+def test_a_sigma_too_large_is_as_wrong_as_one_too_small(run, monkeypatch):
+    monkeypatch.setattr(compare, "MANY", 40)
+    imaged(run)
+    good = pd.read_csv(run / "qds.csv")
+    ratio = compare.compare_run(run)["dots"]["orientation_error_over_sigma"]
+    for aim, red in ((0.7, True), (0.8, False), (1.0, False), (1.1, True)):
+        good.assign(sigma_deg=good["sigma_deg"] * ratio / aim).to_csv(run / "qds.csv", index=False)
+        assert ("orientation_sigma_off" in failed(run)) == red, aim

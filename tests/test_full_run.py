@@ -87,7 +87,7 @@ def test_truth_and_recorded_values(tiny, repository):
     recorded = repository / "tests" / "recorded" / "tiny.json"
     assert recorded.exists()
     checks = compare.check_run(tiny, recorded)
-    assert {check.name for check in checks} >= set(compare.BOUNDS)
+    assert {check.name for check in checks} >= set(compare.BOUNDS | compare.TARGETS)
     assert [check for check in checks if not check.ok] == []
 
 
@@ -186,7 +186,7 @@ def test_another_twin_keeps_the_bounds(tmp_path):
     sample.write_text(yaml.safe_dump(twin))
     run(sample, "--out", tmp_path / "run", "--to", "03")
     comparison = compare.compare_run(tmp_path / "run")
-    assert set(comparison["bounds"]) == set(compare.BOUNDS)
+    assert set(comparison["bounds"]) == set(compare.BOUNDS | compare.TARGETS)
     assert failed(tmp_path / "run") == set()
 
 

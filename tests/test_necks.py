@@ -102,3 +102,29 @@ def test_what_cannot_be_measured_is_refused(film):
         necks.measure_necks(image, drawn.dots[XYZ], pairs)
     with pytest.raises(ValueError, match="same point"):
         necks.gap_planes(image, np.zeros(3), np.zeros(3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"seed": 21, "edge_nm": 3.5},
+        {"seed": 22, "edge_nm": 6.5, "voxel_nm": 0.12},
+        {"seed": 23, "material": "PbS"},
+        {"seed": 24, "material": "SnTe", "voxel_nm": 0.07},
+        {"seed": 25, "noise": 6.0},
+    ],
+    ids=lambda case: ", ".join(f"{name} {value}" for name, value in case.items()),
+)
+def test_the_contour_holds_for_other_dots_voxels_materials_and_noise(load_benchmark, case):
+    found = load_benchmark("calibrate_necks").judge(**case, thresholds=[necks.THRESHOLD]).iloc[0]
+    assert found["pairs"] > 45
+    assert abs(found["bias (nm)"]) < 0.1
+    assert found["rms (nm)"] < 0.2
+    assert found["false"] + found["missed"] <= 0.02 * found["pairs"]
+
+
+@pytest.mark.slow
+def test_another_contour_would_not_do(load_benchmark):
+    table = load_benchmark("calibrate_necks").judge(26, thresholds=[0.3, 0.55])
+    assert (table["bias (nm)"].abs() > 0.1).all()
