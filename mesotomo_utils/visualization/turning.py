@@ -42,7 +42,7 @@ class TurningScene:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         frame = (
             f'<iframe srcdoc="{html.escape(self.page, quote=True)}" sandbox="allow-scripts" '
-            'style="width: 100%; height: 560px; border: 1px solid #ccc"></iframe>'
+            'style="box-sizing: border-box; width: 100%; height: 560px; border: 1px solid #ccc"></iframe>'
         )
         picture = base64.b64encode(self.still).decode()
         return {"text/html": frame, "image/png": picture, "text/plain": "the scene, which turns in scenes/glyphs.html"}
