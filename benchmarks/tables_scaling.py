@@ -4,7 +4,7 @@ Tables of each size go through ``mesotomo run`` as ``dots:`` and ``necks:``, pic
 every notebook in a process of its own; seconds and peak memory are those of the run's manifest. 02 indexes the dots
 and does not count in the sums. The tables are a disc of nine layers whose dots are displaced, rolled and turned
 about as the paper's, each on its own: a twin, whose dots know of their neighbours, cannot be made of 100,000. A minute
-for 633 dots and five for 100,000 on two cores, 4 GB.
+for 633 dots and eight for 100,000 on two cores, 4 GB.
 
     python benchmarks/tables_scaling.py [DOTS]…
 """
