@@ -130,7 +130,8 @@ conditions = compare.imaging_conditions(run_dir)
 conditions
 
 # %% [markdown]
-# The bounds below must hold for any twin, whatever its seed, cell, width or film tilt.
+# The bounds below must hold for any twin, whatever its seed, cell, width or film tilt; some only where it is imaged no
+# worse than by default, or where it has dots enough.
 
 # %%
 bounds = pd.DataFrame(comparison.get("bounds", {})).T

@@ -128,6 +128,7 @@ ERRORS = (
     ("alignment", "axis_tilt_error_deg", "deg"),
 )
 SPREAD_ERRORS = (("centre_error_nm", "nm"), ("orientation_error_deg", "deg"))
+SLOPES = (("phase_slope_nm_per_voxel", "nm per voxel"), ("neck_pull_nm_per_nm", "nm per nm"))
 
 
 def error_values(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -143,12 +144,23 @@ def error_values(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
             if statistic != "n":
                 name = f"twin_{key.removesuffix('_' + unit)}_{statistic}_{unit}"
                 values.append(results.value(name, value, unit, reason="not measured"))
+    for key, unit in SLOPES:
+        for axis, found in comparison.get("dots", {}).get(key, {}).items():
+            known = {"sigma": found["sigma"], "n": found["n"], "reason": "not measured"}
+            values.append(results.value(f"twin_{key}_{axis}", found["value"], unit, **known))
     return values
 
 
 def error_table(comparison: Mapping[str, Any]) -> pd.DataFrame:
     """The same errors as a table to read: ``error, value, unit``."""
-    rows = [(row["name"], number(row["value"]), row["unit"]) for row in error_values(comparison)]
+    rows = [
+        (
+            row["name"],
+            number(row["value"]) + ("" if row["sigma"] is None else f" ± {number(row['sigma'])}"),
+            row["unit"],
+        )
+        for row in error_values(comparison)
+    ]
     return pd.DataFrame(rows, columns=["error against the truth", "value", "unit"])
 
 
