@@ -98,6 +98,38 @@ def film_normal(V: np.ndarray) -> np.ndarray:
     return n / np.linalg.norm(n)
 
 
+def axes_by_rule(vectors, *, film_bottom: str = "low_z") -> np.ndarray:
+    """Integer matrix that turns any three basis vectors of a superlattice into A, B, C.
+
+    Parameters
+    ----------
+    vectors
+        (3, 3) matrix whose columns are the three shortest independent vectors, nm.
+    film_bottom
+        ``"low_z"``: C points to +z; ``"high_z"``: to -z.
+
+    Returns
+    -------
+    (3, 3) integer M: the columns of ``vectors @ M`` are A, B, C, right-handed: C is nearest to
+    the z axis, A the longer of the others, and of the two signs left that with alpha (between B and C) ≥ 90° is taken.
+    """
+    vectors = np.asarray(vectors, float)
+    lengths = np.linalg.norm(vectors, axis=0)
+    up = 1 if film_bottom == "low_z" else -1
+    c = int(np.argmax(np.abs(vectors[2]) / lengths))
+    a, b = sorted((n for n in range(3) if n != c), key=lambda n: -lengths[n])
+    change = np.zeros((3, 3), int)
+    change[c, 2] = up * int(np.sign(vectors[2, c]) or 1)
+    change[a, 0] = change[b, 1] = 1
+    if np.linalg.det(vectors @ change) < 0:
+        change[b, 1] = -1
+    cell = vectors @ change
+    if cell[:, 1] @ cell[:, 2] > 0:
+        # Both signs turn together: that keeps the hand and takes alpha and beta to 180 - x.
+        change[:, :2] *= -1
+    return change
+
+
 def film_frame(V: np.ndarray) -> np.ndarray:
     """Rotation (3, 3) whose columns are the film's x (along A), y (n x A), z (n) in the lab."""
     n = film_normal(V)

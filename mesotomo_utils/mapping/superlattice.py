@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from mesotomo_utils.lattice import angle_deg, cell_parameters, film_normal
+from mesotomo_utils.lattice import angle_deg, axes_by_rule, cell_parameters, film_normal
 from mesotomo_utils.mapping.cell_errors import cell_errors
 from mesotomo_utils.mapping.centres import on_rim
 from mesotomo_utils.mapping.indexing import (
@@ -150,37 +150,6 @@ def _site_table(grain_of: np.ndarray, index: np.ndarray) -> pd.DataFrame:
     table["layer"] = table["k"] + 1
     table.loc[grain_of < 0, [*_IJK, "layer"]] = pd.NA
     return table
-
-
-def axes_by_rule(vectors, *, film_bottom: str = "low_z") -> np.ndarray:
-    """Integer matrix that turns any three basis vectors into A, B, C.
-
-    Parameters
-    ----------
-    vectors
-        (3, 3) matrix whose columns are the three shortest independent vectors, nm.
-    film_bottom
-        ``"low_z"``: C points to +z; ``"high_z"``: to -z.
-
-    Returns
-    -------
-    (3, 3) integer M: the columns of ``vectors @ M`` are A, B, C by the rule of this module.
-    """
-    vectors = np.asarray(vectors, float)
-    lengths = np.linalg.norm(vectors, axis=0)
-    up = 1 if film_bottom == "low_z" else -1
-    c = int(np.argmax(np.abs(vectors[2]) / lengths))
-    a, b = sorted((n for n in range(3) if n != c), key=lambda n: -lengths[n])
-    change = np.zeros((3, 3), int)
-    change[c, 2] = up * int(np.sign(vectors[2, c]) or 1)
-    change[a, 0] = change[b, 1] = 1
-    if np.linalg.det(vectors @ change) < 0:
-        change[b, 1] = -1
-    cell = vectors @ change
-    if cell[:, 1] @ cell[:, 2] > 0:
-        # Both signs turn together: that keeps the hand and takes alpha and beta to 180 - x.
-        change[:, :2] *= -1
-    return change
 
 
 def _without_stray_layers(rows: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mesotomo_utils import lattice
-from mesotomo_utils.mapping.superlattice import axes_by_rule
 from mesotomo_utils.twin import order, shapes
 from mesotomo_utils.twin.bridges import build_necks
 from mesotomo_utils.twin.imposed import TwinParameters, twin_parameters
@@ -182,7 +181,7 @@ def lab_cell(p: TwinParameters) -> Array:
     truth has the names that a measurement finds.
     """
     V = lattice.cell_matrix(p.a_nm, p.b_nm, p.c_nm, p.alpha_deg, p.beta_deg, p.gamma_deg)
-    V = V @ axes_by_rule(V)
+    V = V @ lattice.axes_by_rule(V)
     if p.film_bottom == "high_z":
         V = np.diag([1.0, -1.0, -1.0]) @ V
     azimuth = np.deg2rad(p.film_tilt_azimuth_deg)
