@@ -83,7 +83,7 @@ def run_notebooks(
     ``sample_file`` is its text, of a twin of tables; ``options`` are parameters for the notebooks that have them.
     """
     from mesotomo_utils import visualization
-    from mesotomo_utils.twin import placement, structure, tables
+    from mesotomo_utils.twin import account, placement, tables
     from mesotomo_utils.visualization import (
         analysis_figures,
         cofacial_figures,
@@ -103,7 +103,7 @@ def run_notebooks(
             patched.enter_context(mock.patch.object(visualization, name, mock.MagicMock()))
         patched.enter_context(mock.patch.object(results, "save_figure"))
         patched.enter_context(mock.patch.object(results, "kernel_facts", dict))
-        for module in (placement, structure, tables):
+        for module in (account, placement, tables):
             patched.enter_context(mock.patch.object(module, "mono_rotation", _mono_rotation))
         for step in steps:
             sample = run_dir / ("sample.yaml" if step == STEPS[0] else "input/sample.yaml")

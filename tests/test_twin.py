@@ -9,8 +9,9 @@ from scipy.spatial import cKDTree
 from mesotomo_utils import lattice
 from mesotomo_utils.mapping.superlattice import index_superlattice
 from mesotomo_utils.twin import atoms, microscope, order, shapes, tables
+from mesotomo_utils.twin.account import order_table
 from mesotomo_utils.twin.placement import correlated_field, local_rotations, mono_rotation
-from mesotomo_utils.twin.structure import build_structure, lab_cell, order_table, twin_parameters
+from mesotomo_utils.twin.structure import build_structure, lab_cell, twin_parameters
 
 NO_CARBON = {"carbon_atoms_per_nm3": 0.0, "background": 0.0}
 SMOOTH = {"pixel_nm": 0.1, "blur_nm": 0.12, **NO_CARBON}  # no ringing, so that centroids are exact

@@ -59,7 +59,7 @@ def build_necks(
 
     place = ijk[first, 2] + 1 + (axis == 2) * 0.5
     upper = place >= p.neck_upper_layer - 0.5
-    centre = p.neck_diameter_nm * np.where(upper, p.neck_upper_factor, 1.0)
+    centre = imposed_mean_nm(p, place)
     thickness = rng.standard_normal(len(pairs))
     measured = joined & core
     diameter = centre + p.neck_spread_nm * thickness
@@ -82,3 +82,9 @@ def build_necks(
         }
     )
     return necks.sort_values(["qd_1", "axis"], ignore_index=True)
+
+
+def imposed_mean_nm(parameters: TwinParameters, place: Array) -> Array:
+    """Mean diameter asked for at each place: the layer, half a layer higher for C pairs."""
+    upper = place >= parameters.neck_upper_layer - 0.5
+    return parameters.neck_diameter_nm * np.where(upper, parameters.neck_upper_factor, 1.0)

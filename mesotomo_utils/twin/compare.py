@@ -287,10 +287,11 @@ def true_statements(run_dir: str | Path) -> dict[tuple[str, str | None], dict[st
         ):
             index = None if pd.isna(row.index_) else str(row.index_)
             name = TRUE_NAMES.get(row.name, row.name)
-            if row.name == "roll":
-                name, index = f"layer_tilt_{str(index).lower().replace('-', '_')}_deg", None
-            if np.isfinite(row.made):
-                found[name, index] = {"value": float(row.made)}
+            made = row.made
+            if row.name == "roll":  # a roll has a sense, the tilt of a layer has none
+                name, index, made = f"layer_tilt_{str(index).lower().replace('-', '_')}_deg", None, abs(made)
+            if np.isfinite(made):
+                found[name, index] = {"value": float(made)}
     dots = pd.read_csv(truth / "dots.csv")
     found |= {(name, None): {"value": v} for name, v in errors.sample_cell(dots).items()}
     found["layer_count", None] = {"value": int(dots["layer"].max()), "exact": True}

@@ -94,7 +94,11 @@ class TwinParameters(BaseModel):
     )
     turn_top_deg: float = Field(
         2.6,
-        description="in-plane turn of the top layer, reached over the last three (paper: several)",
+        description="in-plane turn of the top layer, reached over the last three (paper: several degrees, of which "
+        "the in-plane spread of 3.7 leaves this)",
+    )
+    turn_several_deg: float | None = Field(
+        3.0, description="the least that the paper's several degrees may mean (ours); only compared"
     )
     al_spread_in_plane_deg: float | None = Field(
         3.7, description="95 % width of the azimuth of a, b (paper, Fig. 3); None: not imposed"
@@ -105,6 +109,11 @@ class TwinParameters(BaseModel):
     scatter_deg: float = Field(2.0, gt=0, description="sd about the common axis where no spread is imposed (ours)")
     explained_variance: float = Field(
         0.89, gt=0, lt=1, description="of neighbours' rotation by the common axis (paper, Fig. 4)"
+    )
+    twists: tuple[float, float, float] | None = Field(
+        (0.44, 0.78, 0.23),
+        description="of A, B and C pairs (paper, Fig. 4); only compared, they follow from the axis, the variance it "
+        "explains and the spread",
     )
     orientation_correlation: float = Field(0.3, ge=0, lt=1, description="of neighbours' scatter (ours)")
     scatter_surface_factor: float = Field(

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
+from mesotomo_utils.twin.account import order_table
 from mesotomo_utils.twin.microscope import Recording
 from mesotomo_utils.twin.placement import mono_rotation
-from mesotomo_utils.twin.structure import POSITION, QUATERNION, Structure, order_table
+from mesotomo_utils.twin.structure import POSITION, QUATERNION, Structure
 
 MEASURED_SNR = 10.0
 """Stated lattice signal of the dots of a table: well above any threshold, since nothing is imaged."""
