@@ -328,14 +328,16 @@ def _refine(R: np.ndarray, cell: np.ndarray, *, rounds: int = 3) -> np.ndarray:
             return R
         displaced = partial(_displaced, R, cell, active)
         result = minimize(
-            lambda x: -np.sum(np.prod(1 - x[3:].reshape(-1, 2), axis=1)),
+            lambda x: -np.sum((1 - x[3::2]) * (1 - x[4::2])),
             np.concatenate([np.zeros(3), np.abs(lateral[active]).ravel()]),
+            jac=lambda x: np.concatenate([np.zeros(3), np.stack([1 - x[4::2], 1 - x[3::2]], axis=1).ravel()]),
             method="SLSQP",
             bounds=[(-0.5, 0.5)] * 3 + [(0, 1)] * (2 * int(active.sum())),
-            constraints=[
-                {"type": "ineq", "fun": lambda x, d=displaced: x[3:] - d(x[:3])},
-                {"type": "ineq", "fun": lambda x, d=displaced: x[3:] + d(x[:3])},
-            ],
+            constraints={
+                "type": "ineq",
+                "fun": lambda x, d=displaced: np.concatenate([x[3:] - d(x[:3]), x[3:] + d(x[:3])]),
+                "jac": lambda x, d=displaced: _constraint_slopes(d, x[:3]),
+            },
             options={"ftol": 1e-14, "maxiter": 200},
         )
         better = R @ lattice.from_rotation_vectors(result.x[:3])
@@ -347,9 +349,18 @@ def _refine(R: np.ndarray, cell: np.ndarray, *, rounds: int = 3) -> np.ndarray:
 
 
 def _displaced(R: np.ndarray, cell: np.ndarray, active: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Signed sideways displacements of the active pairs when R is turned by the vector w."""
+    """(..., n) signed sideways displacements of the active pairs when R is turned by the vectors w (..., 3)."""
     turned = cell.T @ R @ lattice.from_rotation_vectors(w)
-    return turned[np.arange(3)[:, None], EDGES][active].ravel()
+    lateral = turned[..., np.arange(3)[:, None], EDGES][..., active, :]
+    return lateral.reshape(*lateral.shape[:-2], -1)
+
+
+def _constraint_slopes(displaced, w: np.ndarray, *, step: float = 1e-6) -> np.ndarray:
+    """Slopes of t − V·R(w) and t + V·R(w); one call for all differences, where the optimiser would make nine."""
+    steps = step * np.eye(3)
+    slopes = ((displaced(w + steps) - displaced(w - steps)) / (2 * step)).T
+    ones = np.eye(len(slopes))
+    return np.block([[-slopes, ones], [slopes, ones]])
 
 
 def _near_set(best: np.ndarray, score, tolerance: float) -> tuple[np.ndarray, float]:
