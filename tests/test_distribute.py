@@ -279,7 +279,7 @@ def test_slabs_of_other_images_or_settings_are_not_taken_up(series, killed, monk
 
 def test_a_cluster_finds_the_centres_and_necks_that_threads_find(address, tmp_path, monkeypatch):
     rng = np.random.default_rng(4)
-    film = model_film(cell_matrix(6.2, 6.0, 5.8, 98, 95, 93), (3, 3, 3), edge_nm=4.9, voxel_nm=0.25, rng=rng)
+    film = model_film(cell_matrix(6.2, 6.0, 5.8, 98, 95, 93), (3, 3, 2), edge_nm=4.9, voxel_nm=0.25, rng=rng)
     outside = np.arange(film.volume.shape[2]) > film.volume.shape[2] * 0.84
     film.volume[:, :, outside] = 0.0  # the needle's edge: some dots are recentred
     files = []
@@ -308,7 +308,7 @@ def test_a_cluster_finds_the_centres_and_necks_that_threads_find(address, tmp_pa
 
     here = measured(None)
     assert here[0]["recentred"].any()
-    assert len(here[1]) > 40
+    assert len(here[1]) > 20
     assert {dask for _, dask in asked} == {None}
     asked.clear()
     there = measured(address)

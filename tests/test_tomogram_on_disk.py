@@ -23,15 +23,16 @@ SHAPE = (150, 139, 133)  # neither chunks nor windows nor thinned cubes fill it
 def tomogram(tmp_path_factory: pytest.TempPathFactory) -> Tomogram:
     """Crystal balls, each turned its own way, in noise."""
     rng = np.random.default_rng(5)
-    z, y, x = (((np.arange(n) - (n - 1) / 2) * VOXEL_NM).astype(np.float32) for n in SHAPE)
+    axes = [((np.arange(n) - (n - 1) / 2) * VOXEL_NM).astype(np.float32) for n in SHAPE]
     volume = rng.normal(0, 0.1, SHAPE).astype(np.float32)
     hkl = lattice.reflections(LATTICE_NM, ((1, 1, 1), (2, 0, 0)))[["h", "k", "l"]].to_numpy(float)
     for place in product((-3.8, 0.0, 3.8), repeat=3):
-        dz, dy, dx = z[:, None, None] - place[0], y[:, None] - place[1], x - place[2]
+        box = np.ix_(*[np.flatnonzero(np.abs(a - at) < DOT_NM / 2) for a, at in zip(axes, place, strict=True)])
+        dz, dy, dx = (a[side] - at for a, side, at in zip(axes, box, place, strict=True))
         ball = dz**2 + dy**2 + dx**2 < (DOT_NM / 2) ** 2
         turned = lattice.from_rotation_vectors(rng.normal(0, 0.5, (1, 3)))[0]
         waves = sum(np.cos(2 * np.pi * (g[0] * dx + g[1] * dy + g[2] * dz)) for g in hkl @ turned.T / LATTICE_NM)
-        volume += ball * (1 + 0.1 * waves)
+        volume[box] += ball * (1 + 0.1 * waves)
     return open_tomogram(write_tomogram(tmp_path_factory.mktemp("disk") / "t.ome.zarr", volume, VOXEL_NM))
 
 
