@@ -70,8 +70,8 @@ def run_command(
         typer.Option(
             "--memory",
             metavar="8GB",
-            help="Limit of what 01 takes beside its images (the alignment takes five times their size) and the "
-            "libraries, with --dask of each worker too; other steps have none.",
+            help="Limit of slabs and tomogram in 01, with --dask of each worker too; not of its images (the alignment "
+            "takes five times their size), windows (up to 1 GB) and libraries, nor of other steps.",
         ),
     ] = None,
     dask: Annotated[
