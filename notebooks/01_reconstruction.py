@@ -26,7 +26,10 @@
 # correlation, Crowther's limit.
 #
 # **You need** the sample file; notebook 00 puts it into the run folder. **It takes** half a minute to a minute
-# on two cores for 180 images of 680 × 448 pixels; the half sets, aligned and reconstructed anew, take most.
+# on two cores for 180 images of 680 × 448 pixels; the half sets, aligned and reconstructed anew, take most. `memory_gb`
+# limits slabs and tomogram, with `dask` the slabs of each worker. It does not count the libraries, 0.25 GB; the images, which
+# lie in memory twice and, while they are aligned, five times over; windows, up to 1 GB at the paper's size; and a tomogram
+# that is brought along, which is read whole once.
 
 # %%
 import numpy as np
@@ -62,7 +65,7 @@ comparison_nm = 1.0  # thickness of the central slab that is also reconstructed 
 window_nm = None  # edge of the windows of the spectra; None: 128 voxels
 point_spread_nm = 0.1  # point spread of the simulated spectrum
 correct_distortion = False  # undo the distortion that all dots share, all but the mean scale
-memory_gb = None  # limit of the working memory; None: 1 GB a core
+memory_gb = None  # limit of slabs and tomogram, beside images, windows, libraries; None: 1 GB a core, and the tomogram
 dask = None  # address of a Dask scheduler whose workers take the slabs; None: the cores of this machine
 
 # %% [markdown]
@@ -181,8 +184,8 @@ if has_series:
     reconstruct(aligned, out=f"{run_dir}/tomogram.ome.zarr", **making)
 else:
     known = tomogram_attributes(description.tomogram) | making["attributes"]
-    loaded = load_tomogram(description.tomogram, description.voxel_nm)
-    write_tomogram(f"{run_dir}/tomogram.ome.zarr", *loaded, attributes=known)
+    given = description.tomogram, description.voxel_nm
+    write_tomogram(f"{run_dir}/tomogram.ome.zarr", *load_tomogram(*given), attributes=known)
 tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
 voxel_nm = tomogram.voxel_nm
 print(f"{tomogram.shape} voxels of {voxel_nm:g} nm, {len(tomogram.levels)} levels")
@@ -222,7 +225,8 @@ saved = results.save_figure(fig, run_dir, "fig_1d_tomogram", {k: pd.DataFrame(v[
 if has_series:
     half_slab = max(1, round(comparison_nm / voxel_nm / 2))
     middle = max(0, middle_z - half_slab), min(tomogram.shape[0], middle_z + half_slab)
-    slab = reconstruct(aligned, method="sirt", iterations=iterations, device=where, slab=middle, dask=dask)
+    options = {key: making[key] for key in ("device", "iterations", "memory", "dask")}
+    slab = reconstruct(aligned, method="sirt", slab=middle, **options)
     sirt = slab[middle_z - middle[0]]
     correlation = np.corrcoef(xy.ravel(), sirt.ravel())[0, 1]
     print(f"correlation of the two slices: {correlation:.3f}")
@@ -247,20 +251,22 @@ if has_series:
         notes = making | {"attributes": {"sample": description.name, "half": which}}
         halves[which] = open_tomogram(reconstruct(moved, out=f"{run_dir}/half_{which}.ome.zarr", **notes))
         alignments[f"half_{which}"] = own
+    del moved
 
 # %% [markdown]
 # ## Resolution 1: which lattice lines stand above the noise
 #
 # Spectra are taken in windows inside the needle and averaged over directions, because each dot has its own
 # orientation. Rock salt reflects with $F = 4(f_1 \pm f_2)$, plus for even and minus for odd indices, and in HAADF
-# $f \sim Z^{1.7}$. The paper simulates with lead alone, which overstates {111} and {311}; both are drawn. With the
-# tomogram in memory a film is made of it first, slice by slice along the tilt axis.
+# $f \sim Z^{1.7}$. The paper simulates with lead alone, which overstates {111} and {311}; both are drawn. From here on
+# the tomogram lies in memory, unless `memory_gb` is less than twice its size: then windows and slices are read from disk
+# as they are needed, with the same results. First a film is made of it, slice by slice along the tilt axis.
 
 # %%
-volume = tomogram.load()
-planes = movies.section_places(len(volume), part=box[0])
+volume = tomogram.within(making["memory"])
+planes = movies.section_places(tomogram.shape[0], part=box[0])
 frames = movies.slice_frames(volume, voxel_nm, box=tuple(box))
-heights = pd.DataFrame({"slice": planes, "z_nm": pixel_positions(len(volume), voxel_nm)[planes]})
+heights = pd.DataFrame({"slice": planes, "z_nm": pixel_positions(tomogram.shape[0], voxel_nm)[planes]})
 results.save_film(movies.write_movie, frames, run_dir, "tomogram", heights)
 windows = resolution.choose_windows(volume, voxel_nm, window_nm=window_nm)
 spectrum = resolution.radial_power(volume, voxel_nm, windows=windows)
@@ -352,14 +358,14 @@ if no_lattice is None and lines["visible"].any():
         not_told = str(error)
 told = shared.table()
 if correct_distortion and has_series and shared.n_spots:
-    matrix = shared.matrix()
+    matrix, volume = shared.matrix(), None  # room for the one that is made anew
     making["attributes"] = making["attributes"] | {"distortion_corrected": matrix.tolist()}
     for name, poses in alignments.items():
         moved = remove_background(alignment.apply_alignment(series, poses))
         mended = distortion_correction.correct_distortion(moved, matrix)
         reconstruct(mended, out=f"{run_dir}/{name}.ome.zarr", **making)
     tomogram, *both = [open_tomogram(f"{run_dir}/{name}.ome.zarr") for name in alignments]
-    volume, halves = tomogram.load(), dict(zip(halves, both, strict=True))
+    volume, halves = tomogram.within(making["memory"]), dict(zip(halves, both, strict=True))
     told["corrected"] = distortion.measure_distortion(volume, voxel_nm, material.lattice_nm, **options)[0].table()["value"]
 elif correct_distortion:
     print("nothing is corrected: no distortion is known, or there are no images to correct")
@@ -463,9 +469,11 @@ summary
 # %% tags=["solution"]
 if has_series and no_lattice is None:
     kept = aligned.select(np.arange(len(aligned)) % 3 > 0)
-    slab = reconstruct(kept, device=where, slab=(windows[0][0].start, windows[0][0].stop))
-    place = (slice(0, len(slab)), *windows[0][1:])
-    thinned = resolution.radial_power(slab, voxel_nm, windows=[place])
+    first, last, step = windows[0][0].start, windows[0][0].stop, 16
+    slabs = [(z, min(z + step, last)) for z in range(first, last, step)]  # of whole slices one window is kept
+    options = {"device": where, "memory": making["memory"]}
+    block = np.concatenate([reconstruct(kept, slab=slab, **options)[:, *windows[0][1:]] for slab in slabs])
+    thinned = resolution.radial_power(block, voxel_nm, windows=[tuple(slice(0, n) for n in block.shape)])
     fewer, _ = lattice_lines.visible_lines(thinned, material.lattice_nm)
     print(f"Crowther for one dot: {crowther_dot:.3f} nm becomes {1.5 * crowther_dot:.3f} nm")
     print(fewer[["family", "excess", "snr"]].round(2))

@@ -26,7 +26,9 @@
 # how a neck is measured below one voxel.
 #
 # **You need** `tomogram.ome.zarr` of notebook 01 (and its two half sets, for the errors), or a table of
-# centres. **It takes** half a minute to a minute for 190 dots.
+# centres. **It takes** half a minute to a minute for 190 dots. With `dask` the workers of a cluster filter the slabs of
+# the tomograms, fit the centres and measure the necks. Template, correlation, wedge and indices stay here: a few
+# transforms of one small picture and a table, quicker done than sent.
 
 # %%
 import numpy as np
@@ -48,6 +50,7 @@ figures.use_style()
 sample = "runs/small/input/sample.yaml"  # the sample file of the run
 run_dir = "runs/small"  # the run folder
 device = "auto"  # auto, cpu or cuda: of the picture of whole dots and all that is read from it
+dask = None  # address of a Dask scheduler whose workers take slabs, dots and necks, not template, wedge and indices
 whole_lacks = 0.1  # a dot counts as whole if no more than this fraction of its core is missing
 neck_threshold = 0.45  # contour of a neck between the level of its gap and that of the bodies
 n_resamples = 500  # bootstrap draws for each interval
@@ -80,7 +83,8 @@ image = None
 if not from_table:
     tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
     diameter_nm = description.quantum_dot.diameter_nm
-    image = templates.body_image(tomogram.data, tomogram.voxel_nm, diameter_nm=diameter_nm, device=device)
+    picture = {"diameter_nm": diameter_nm, "device": device, "dask": dask}
+    image = templates.body_image(tomogram.data, tomogram.voxel_nm, **picture)
     image = missing_wedge.fill_wedge(image, tomogram.angles_deg)
     print(f"{tomogram.shape} voxels of {tomogram.voxel_nm:.4f} nm → {image.values.shape} of {image.step_nm:.3f} nm")
 
@@ -124,7 +128,7 @@ if image is not None:
 
 # %%
 if image is not None:
-    found, _ = centres.find_centres(image, template=template)
+    found, _ = centres.find_centres(image, template=template, dask=dask)
 else:
     found = dot_table.read_centres(given, name=getattr(description, description.enters_as).name)
 print(f"{len(found)} dots found, {found['at_edge'].sum()} of them flagged as cut by the edge of the needle")
@@ -180,10 +184,9 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 halves, differences = (), pd.DataFrame(columns=["dx_nm", "dy_nm", "dz_nm"], dtype=float)
 if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") for name in ("even", "odd")):
     files = [open_tomogram(results.path(run_dir, f"half_{name}.ome.zarr")) for name in ("even", "odd")]
-    options = {"diameter_nm": diameter_nm, "device": device}
-    halves = [templates.body_image(file.data, file.voxel_nm, **options) for file in files]
+    halves = [templates.body_image(file.data, file.voxel_nm, **picture) for file in files]
     halves = [missing_wedge.fill_wedge(half, file.angles_deg) for half, file in zip(halves, files, strict=True)]
-    sigmas, differences = centres.half_set_sigmas(found, *halves, template)
+    sigmas, differences = centres.half_set_sigmas(found, *halves, template, dask=dask)
     wedge_nm = missing_wedge.wedge_sigmas(found, image, template, tomogram.angles_deg)
     found = found.assign(**np.hypot(sigmas, wedge_nm))
     added = f"{wedge_nm.round(3)} nm along x, y, z" if wedge_nm.any() else "nothing, none is missing"
@@ -258,9 +261,10 @@ saved = results.save_figure(fig, run_dir, "neighbour_vectors", drawn)
 # %%
 pairs = superlattice.neighbour_pairs(grown)
 if image is not None:
-    joints = necks.measure_necks(image, xyz, pairs, threshold=neck_threshold)
+    options = {"threshold": neck_threshold, "dask": dask}
+    joints = necks.measure_necks(image, xyz, pairs, **options)
     if halves:
-        joints["sigma_nm"], _ = necks.neck_sigmas(joints, *halves, xyz, threshold=neck_threshold)
+        joints["sigma_nm"], _ = necks.neck_sigmas(joints, *halves, xyz, **options)
 elif description.necks is not None:
     brought = pd.read_csv(description.necks)
     joints = dot_table.read_necks(brought, given.get("qd", found["qd"]), name=description.necks.name)

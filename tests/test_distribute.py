@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pandas.testing import assert_frame_equal
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from mesotomo_utils import distribute
+from mesotomo_utils.lattice import cell_matrix
+from mesotomo_utils.mapping import centres, necks, sampling, superlattice, template
+from mesotomo_utils.mapping.model_film import model_film
 from mesotomo_utils.tomography import reconstruction
 from mesotomo_utils.tomography.reconstruction import reconstruct
 from mesotomo_utils.tomography.tilt_series import TiltSeries
@@ -268,6 +272,50 @@ def test_slabs_of_other_images_or_settings_are_not_taken_up(series, killed, monk
     assert killed.with_name(f".{killed.name}.partial").exists()
     reconstruct(series, out=killed, **{**few, "iterations": 3})
     assert close(open_tomogram(killed).load(), reconstruct(series, **{**few, "iterations": 3}))
+
+
+# ------------------------------------------------------------------ dots and necks
+
+
+def test_a_cluster_finds_the_centres_and_necks_that_threads_find(address, tmp_path, monkeypatch):
+    rng = np.random.default_rng(4)
+    film = model_film(cell_matrix(6.2, 6.0, 5.8, 98, 95, 93), (3, 3, 2), edge_nm=4.9, voxel_nm=0.25, rng=rng)
+    outside = np.arange(film.volume.shape[2]) > film.volume.shape[2] * 0.84
+    film.volume[:, :, outside] = 0.0  # the needle's edge: some dots are recentred
+    files = []
+    for name in ("whole", "even", "odd"):
+        noisy = film.volume + rng.normal(0, 0.05, film.volume.shape).astype(np.float32)
+        files.append(open_tomogram(write_tomogram(tmp_path / f"{name}.ome.zarr", noisy, film.voxel_nm)))
+    asked = []
+    for module, name in ((centres, "map_items"), (necks, "map_items"), (sampling, "each_item")):
+        mapped = getattr(module, name)
+
+        def spy(*args, _mapped=mapped, _module=module, **options):
+            asked.append((_module, options.get("dask")))
+            return _mapped(*args, **options)
+
+        monkeypatch.setattr(module, name, spy)
+
+    def measured(dask):
+        images = [template.body_image(f.data, f.voxel_nm, diameter_nm=5.0, dask=dask) for f in files]
+        table, mean = centres.find_centres(images[0], dask=dask)
+        sigmas, _ = centres.half_set_sigmas(table, *images[1:], mean, dask=dask)
+        xyz = table[["x_nm", "y_nm", "z_nm"]].to_numpy()
+        pairs = superlattice.neighbour_pairs(superlattice.index_superlattice(xyz))
+        joints = necks.measure_necks(images[0], xyz, pairs, dask=dask)
+        joints["sigma_nm"], _ = necks.neck_sigmas(joints, *images[1:], xyz, dask=dask)
+        return table.join(sigmas), joints
+
+    here = measured(None)
+    assert here[0]["recentred"].any()
+    assert len(here[1]) > 20
+    assert {dask for _, dask in asked} == {None}
+    asked.clear()
+    there = measured(address)
+    assert {dask for module, dask in asked if module is not sampling} == {address}, "all dots and pairs"
+    assert asked.count((sampling, address)) == 3, "slabs of the three tomograms, not of what is in memory here"
+    for ours, theirs in zip(here, there, strict=True):
+        assert_frame_equal(theirs, ours, check_exact=False, rtol=0, atol=1e-6)
 
 
 # ------------------------------------------------------------------ memory

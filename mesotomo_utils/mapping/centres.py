@@ -74,6 +74,7 @@ def refine_centres(
     *,
     scales: tuple[float, ...] = INVERSION_SCALES,
     restarts: Sequence[float] = RESTART_DIAMETERS,
+    dask: str | None = None,
 ) -> np.ndarray:
     """Centre of inversion of each dot.
 
@@ -90,6 +91,8 @@ def refine_centres(
     restarts
         How far from its result the fit is tried again, in dot diameters, six points a round; the end about which
         most of the facets are their own mirror image is taken. Empty where the picks are good already.
+    dask
+        Address of a Dask scheduler whose workers take the dots; None for threads.
 
     Returns
     -------
@@ -123,13 +126,13 @@ def refine_centres(
                 break
         return inversion.follow(at, scales[-1:]) if restarts else at
 
-    refined = _in_chunks(refine, start, device=image.device)
+    refined = _in_chunks(refine, start, device=image.device, dask=dask)
     lost = np.linalg.norm(refined - start, axis=1) > image.diameter_nm / 3
     refined[lost] = start[lost]
     return refined
 
 
-def rough_centres(image: BodyImage, xyz_nm, template: Template) -> np.ndarray:
+def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | None = None) -> np.ndarray:
     """Best of seven coarse fits of each centre of inversion, started around its pick.
 
     A pick can lie up to a nanometre off where necks are thick on one side, too far for
@@ -156,15 +159,15 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template) -> np.ndarray:
         chosen = np.array(ends)[best, np.arange(len(first))]
         return np.where(np.isfinite(costs.min(axis=0))[:, None], chosen, first)
 
-    return _in_chunks(refine, start, device=image.device)
+    return _in_chunks(refine, start, device=image.device, dask=dask)
 
 
-def _in_chunks(function, points: np.ndarray, *, device: str) -> np.ndarray:
-    """Apply a function of (n, 3) points to groups of them: small ones on all cores, larger ones on a GPU."""
+def _in_chunks(function, points: np.ndarray, *, device: str, dask: str | None) -> np.ndarray:
+    """Apply a function of (n, 3) points to groups of them, small ones on all cores or on a cluster, larger on a GPU."""
     if len(points) == 0:
         return points.copy()
     chunks = np.array_split(points, int(np.ceil(len(points) / _CHUNK[device])))
-    return np.concatenate(map_items(function, chunks, workers=1 if device == "cuda" else None))
+    return np.concatenate(map_items(function, chunks, workers=1 if device == "cuda" else None, dask=dask))
 
 
 class _Inversion:
@@ -247,8 +250,10 @@ def _shift(odd: np.ndarray, gradient: np.ndarray, weigh: Callable[[np.ndarray], 
     return shift
 
 
-def missing_core(image: BodyImage, xyz_nm, template: Template) -> np.ndarray:
+def missing_core(image: BodyImage, xyz_nm, template: Template, *, dask: str | None = None) -> np.ndarray:
     """Fraction of each dot's core that is not there: cut away by the edge of the needle.
+
+    Parameters are those of :func:`refine_centres`.
 
     The core is the template's body less a rim of 0.06 diameters, so that small dots fill it too.
 
@@ -269,7 +274,8 @@ def missing_core(image: BodyImage, xyz_nm, template: Template) -> np.ndarray:
         # The blurred facet of a whole dot counts as there: seven tenths of the level do.
         return (1 - np.clip(patches[:, core] / (0.7 * level[:, None]), 0, 1)).mean(axis=1)
 
-    return _in_chunks(measure, xyz, device=image.device) if len(xyz) else np.zeros(0)
+    _ = image.sampler  # made once, before the threads or the workers ask for it
+    return _in_chunks(measure, xyz, device=image.device, dask=dask) if len(xyz) else np.zeros(0)
 
 
 def on_rim(xyz_nm, diameter_nm: float) -> np.ndarray:
@@ -300,7 +306,9 @@ def on_rim(xyz_nm, diameter_nm: float) -> np.ndarray:
     return rim
 
 
-def recentre_cut(image: BodyImage, xyz_nm, template: Template, axis_xy_nm) -> np.ndarray:
+def recentre_cut(
+    image: BodyImage, xyz_nm, template: Template, axis_xy_nm, *, dask: str | None = None
+) -> np.ndarray:
     """Centres that dots had before the needle's edge cut them.
 
     Parameters
@@ -313,6 +321,8 @@ def recentre_cut(image: BodyImage, xyz_nm, template: Template, axis_xy_nm) -> np
         The mean of the whole dots.
     axis_xy_nm
         (2,) where the needle's axis meets the xy plane, nm: away from it is outwards.
+    dask
+        As in :func:`refine_centres`.
 
     Returns
     -------
@@ -350,11 +360,12 @@ def recentre_cut(image: BodyImage, xyz_nm, template: Template, axis_xy_nm) -> np
         best = np.argmin(costs, axis=0)
         return np.array(ends)[best, np.arange(len(first))]
 
-    return _in_chunks(refine, start, device=image.device)
+    _ = image.sampler  # made once, before the threads or the workers ask for it
+    return _in_chunks(refine, start, device=image.device, dask=dask)
 
 
 def find_centres(
-    image: BodyImage, *, template: Template | None = None
+    image: BodyImage, *, template: Template | None = None, dask: str | None = None
 ) -> tuple[pd.DataFrame, Template]:
     """Find every dot of a tomogram and the centre of its body.
 
@@ -364,6 +375,9 @@ def find_centres(
         The tomogram of bodies, from :func:`body_image`.
     template
         The mean dot; learned from the tomogram where None.
+    dask
+        Address of a Dask scheduler whose workers fit the centres; None for threads. Template and correlation, a few
+        transforms of the whole picture, are made here.
 
     Returns
     -------
@@ -382,9 +396,9 @@ def find_centres(
     else:
         xyz, score = peaks(correlate(image, template), image, lowest=0.2)
     good = likely_dots(score)
-    xyz, score = rough_centres(image, xyz[good], template), score[good]
-    xyz = refine_centres(image, xyz, template)
-    missing = missing_core(image, xyz, template)
+    xyz, score = rough_centres(image, xyz[good], template, dask=dask), score[good]
+    xyz = refine_centres(image, xyz, template, dask=dask)
+    missing = missing_core(image, xyz, template, dask=dask)
     keep = _distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm) & (missing < MISSING_MOST)
     xyz, score, missing = xyz[keep], score[keep], missing[keep]
     rim = on_rim(xyz, image.diameter_nm)
@@ -393,8 +407,8 @@ def find_centres(
     if cut.any() and not cut.all():
         sharp = mean_dot(image, xyz[~rim] if (~rim).sum() >= 5 else xyz[~cut])
         axis = np.median(xyz[:, :2], axis=0)
-        xyz[cut] = recentre_cut(image, xyz[cut], sharp, axis)
-        missing = missing_core(image, xyz, template)
+        xyz[cut] = recentre_cut(image, xyz[cut], sharp, axis, dask=dask)
+        missing = missing_core(image, xyz, template, dask=dask)
     table["missing"] = missing
     table[["x_nm", "y_nm", "z_nm"]] = xyz
     columns = ["x_nm", "y_nm", "z_nm", "score", "missing", "at_edge", "recentred"]
@@ -415,7 +429,7 @@ def _distinct(xyz: np.ndarray, missing: np.ndarray, distance_nm: float) -> np.nd
 
 
 def half_set_sigmas(
-    table: pd.DataFrame, even: BodyImage, odd: BodyImage, template: Template
+    table: pd.DataFrame, even: BodyImage, odd: BodyImage, template: Template, *, dask: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Standard deviation of every centre, from tomograms of the even and of the odd tilts.
 
@@ -427,6 +441,8 @@ def half_set_sigmas(
         The tomograms of bodies of the two halves of the tilts.
     template
         The mean dot.
+    dask
+        As in :func:`refine_centres`.
 
     Returns
     -------
@@ -451,9 +467,9 @@ def half_set_sigmas(
     axis = np.median(start[:, :2], axis=0)
     ends = []
     for half in (even, odd):
-        end = refine_centres(half, start, template, restarts=())
+        end = refine_centres(half, start, template, restarts=(), dask=dask)
         if cut.any() and not cut.all():
-            end[cut] = recentre_cut(half, start[cut], mean_dot(half, end[~cut]), axis)
+            end[cut] = recentre_cut(half, start[cut], mean_dot(half, end[~cut]), axis, dask=dask)
         ends.append(end)
     rotation, shift = lattice.rigid_motion(ends[1], ends[0])
     difference = ends[0] - (ends[1] @ rotation.T + shift)

@@ -42,6 +42,8 @@ PIXEL_DIAMETERS = 0.03
 SHARED_DIAMETERS = 0.014
 #: Necks that are measured in both halves of the tilts: their spread is then known to 4 %, and enters one σ for all.
 MOST_COMPARED = 500
+#: Pairs that go to a worker of a cluster together: each takes milliseconds, as long as sending it does.
+_PAIRS_TOGETHER = 32
 
 
 def gap_planes(image: BodyImage, first_nm, second_nm) -> tuple[np.ndarray, float]:
@@ -156,6 +158,7 @@ def measure_necks(
     pairs: pd.DataFrame,
     *,
     threshold: float = THRESHOLD,
+    dask: str | None = None,
     progress: str | None = None,
 ) -> pd.DataFrame:
     """Measure the neck of every pair of neighbours.
@@ -170,6 +173,8 @@ def measure_necks(
         ``qd_1, qd_2, axis`` from :func:`mesotomo_utils.mapping.superlattice.neighbour_pairs`.
     threshold
         Contour of a neck between the level of the gap and that of the bodies.
+    dask
+        Address of a Dask scheduler whose workers take the pairs; None for threads.
     progress
         Text of the progress bar.
 
@@ -201,8 +206,11 @@ def measure_necks(
         )
         return 2 * np.sqrt(area / np.pi), gap_length_nm(planes, pixel, diameter_nm=image.diameter_nm)
 
-    _ = image.sampler  # made once, before the threads ask for it
-    values = np.array(map_items(measure, ends, progress=progress), float).reshape(-1, 2)
+    _ = image.sampler  # made once, before the threads or the workers ask for it
+    together = 1 if dask is None else _PAIRS_TOGETHER
+    groups = [ends[first : first + together] for first in range(0, len(ends), together)]
+    measured = map_items(lambda group: [measure(pair) for pair in group], groups, dask=dask, progress=progress)
+    values = np.array([pair for group in measured for pair in group], float).reshape(-1, 2)
     table = pairs[["qd_1", "qd_2", "axis"]].copy()
     table["diameter_nm"], table["sigma_nm"], table["length_nm"] = values[:, 0], np.nan, values[:, 1]
     distance = np.linalg.norm(xyz[ends[:, 1]] - xyz[ends[:, 0]], axis=1)
@@ -212,7 +220,13 @@ def measure_necks(
 
 
 def neck_sigmas(
-    necks: pd.DataFrame, even: BodyImage, odd: BodyImage, xyz_nm, *, threshold: float = THRESHOLD
+    necks: pd.DataFrame,
+    even: BodyImage,
+    odd: BodyImage,
+    xyz_nm,
+    *,
+    threshold: float = THRESHOLD,
+    dask: str | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Standard deviation of the neck diameters, from tomograms of the even and the odd tilts.
 
@@ -224,7 +238,7 @@ def neck_sigmas(
         The tomograms of bodies of the two halves of the tilts.
     xyz_nm
         (N, 3) centres, nm.
-    threshold
+    threshold, dask
         As there.
 
     Returns
@@ -241,7 +255,7 @@ def neck_sigmas(
     joined = necks[necks["diameter_nm"] > 0]
     some = joined.iloc[:: max(1, -(-len(joined) // MOST_COMPARED))]
     halves = [
-        measure_necks(half, xyz_nm, some, threshold=threshold)["diameter_nm"].to_numpy()
+        measure_necks(half, xyz_nm, some, threshold=threshold, dask=dask)["diameter_nm"].to_numpy()
         for half in (even, odd)
     ]
     both = (halves[0] > 0) & (halves[1] > 0)

@@ -23,7 +23,9 @@ _BLOCK = 32
 _SLAB_VALUES = 24_000_000
 
 
-def coarsen(volume, voxel_nm: float, *, step_nm: float, sigma_nm: float, device: str = "cpu") -> np.ndarray:
+def coarsen(
+    volume, voxel_nm: float, *, step_nm: float, sigma_nm: float, device: str = "cpu", dask: str | None = None
+) -> np.ndarray:
     """Gaussian low-pass of a volume, sampled on a coarser grid with the same centre.
 
     Parameters
@@ -40,6 +42,9 @@ def coarsen(volume, voxel_nm: float, *, step_nm: float, sigma_nm: float, device:
         contrast at 0.2 nm.
     device
         ``"cpu"``, ``"cuda"`` or ``"auto"``: where it is filtered.
+    dask
+        Address of a Dask scheduler whose workers read and filter the slabs; a Zarr array then lies on a file system
+        that they share.
 
     Returns
     -------
@@ -88,7 +93,7 @@ def coarsen(volume, voxel_nm: float, *, step_nm: float, sigma_nm: float, device:
         return part, to_numpy(xp.tensordot(z_matrix_there[part, first:last], along_y, axes=1))
 
     # two at a time: one is read while another is filtered
-    for part, values in each_item(filtered, range(0, shape[0], rows), workers=min(2, cpu_count())):
+    for part, values in each_item(filtered, range(0, shape[0], rows), workers=min(2, cpu_count()), dask=dask):
         out[part] += values
     return out
 

@@ -69,6 +69,10 @@ class BodyImage:
     _sampler: Sampler | None = field(default=None, init=False, repr=False)
     _correlator: _Correlator | None = field(default=None, init=False, repr=False)
 
+    def __getstate__(self) -> dict[str, object]:
+        # a worker elsewhere reads patches; the transforms of the correlation are several times as large
+        return {**self.__dict__, "_correlator": None}
+
     @property
     def sampler(self) -> Sampler:
         """Cubic-spline interpolation of ``values``, made when first asked for."""
@@ -104,7 +108,9 @@ class Template:
     step_nm: float
 
 
-def body_image(volume, voxel_nm: float, *, diameter_nm: float, device: str = "cpu") -> BodyImage:
+def body_image(
+    volume, voxel_nm: float, *, diameter_nm: float, device: str = "cpu", dask: str | None = None
+) -> BodyImage:
     """Filter the atomic lattice away and bring matrix and bodies to 0 and 1.
 
     Parameters
@@ -117,6 +123,8 @@ def body_image(volume, voxel_nm: float, *, diameter_nm: float, device: str = "cp
         Nominal diameter of the dots, nm.
     device
         ``"cpu"``, ``"cuda"`` or ``"auto"``: where it is filtered, and later correlated and read.
+    dask
+        Address of a Dask scheduler whose workers read and filter it, as in :func:`.sampling.coarsen`.
 
     Returns
     -------
@@ -135,7 +143,7 @@ def body_image(volume, voxel_nm: float, *, diameter_nm: float, device: str = "cp
         )
     step = max(STEP_DIAMETERS * diameter_nm, voxel_nm)
     where = resolve_device(device)
-    values = coarsen(volume, voxel_nm, step_nm=step, sigma_nm=SIGMA_DIAMETERS * diameter_nm, device=where)
+    values = coarsen(volume, voxel_nm, step_nm=step, sigma_nm=SIGMA_DIAMETERS * diameter_nm, device=where, dask=dask)
     if not np.isfinite(values).all():
         raise ValueError("volume: values that are not finite; reconstruct the tomogram again")
     if np.ptp(values) == 0:

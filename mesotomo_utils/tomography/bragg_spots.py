@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,14 +68,14 @@ class BraggSpots:
 
 
 def clearest_dot(
-    volume: np.ndarray, voxel_nm: float, lattice_nm: float, *, diameter_nm: float, max_windows: int = 32
+    volume: Any, voxel_nm: float, lattice_nm: float, *, diameter_nm: float, max_windows: int = 32
 ) -> np.ndarray:
     """Centre of a place of a dot's size where the lattice stands out most.
 
     Parameters
     ----------
     volume
-        (Z, Y, X).
+        (Z, Y, X), NumPy or Zarr; a Zarr array is read window by window.
     voxel_nm, lattice_nm, diameter_nm
         Edge of a voxel, cubic lattice parameter, nominal diameter of a dot, nm.
     max_windows
@@ -97,7 +98,7 @@ def clearest_dot(
     """
     q = _reflections(lattice_nm, voxel_nm, FAMILIES[:3])["g_per_nm"].max()
     places = choose_windows(volume, voxel_nm, window_nm=_WINDOW_DOTS * diameter_nm, max_windows=max_windows)
-    shape = volume[places[0]].shape
+    shape = tuple(side.stop - side.start for side in places[0])
     shell = _shell(shape, voxel_nm, q, 1 / diameter_nm)
     z, y, x = (np.hanning(n + 2)[1:-1].astype(np.float32) for n in shape)
     taper = z[:, None, None] * y[:, None] * x
@@ -122,7 +123,7 @@ def clearest_dot(
 
 
 def bragg_spots(
-    volume: np.ndarray, voxel_nm: float, centre_nm: np.ndarray, *, lattice_nm: float, diameter_nm: float
+    volume: Any, voxel_nm: float, centre_nm: np.ndarray, *, lattice_nm: float, diameter_nm: float
 ) -> BraggSpots:
     """Find, index and measure the Bragg spots of one dot.
 
@@ -197,7 +198,7 @@ def bragg_spots(
 
 
 def zone_section(
-    volume: np.ndarray, voxel_nm: float, spots: BraggSpots, *, lattice_nm: float, edge_nm: float
+    volume: Any, voxel_nm: float, spots: BraggSpots, *, lattice_nm: float, edge_nm: float
 ) -> dict[str, object]:
     """A dot seen along that ⟨001⟩ of its lattice across which the {220} fringes are clearest.
 

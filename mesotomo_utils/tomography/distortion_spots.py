@@ -227,7 +227,11 @@ def _thinned(volume: Any, factor: int) -> np.ndarray:
     """Mean of cubes of ``factor`` voxels, read slab by slab; what fills no cube is left out."""
     n_z, n_y, n_x = (n // factor for n in volume.shape)
     out = np.empty((n_z, n_y, n_x), np.float32)
-    for i in range(n_z):
-        slab = np.asarray(volume[i * factor : (i + 1) * factor, : n_y * factor, : n_x * factor])
-        out[i] = slab.reshape(factor, n_y, factor, n_x, factor).mean(axis=(0, 2, 4))
+    # a Zarr array as deep as its chunks: slab by slab of cubes it would be read many times over
+    together = max(1, math.ceil(volume.chunks[0] / factor)) if hasattr(volume, "chunks") else 1
+    for first in range(0, n_z, together):
+        last = min(first + together, n_z)
+        slabs = np.asarray(volume[first * factor : last * factor, : n_y * factor, : n_x * factor])
+        for i, slab in enumerate(slabs.reshape(-1, factor, n_y, factor, n_x, factor), start=first):
+            out[i] = slab.mean(axis=(0, 2, 4))
     return out

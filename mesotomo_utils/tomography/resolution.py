@@ -25,14 +25,14 @@ FSC_THRESHOLDS = {"0.143": 0.143, "0.5": 0.5}
 
 
 def choose_windows(
-    volume: np.ndarray, voxel_nm: float, *, window_nm: float | None = None, max_windows: int = 24
+    volume: Any, voxel_nm: float, *, window_nm: float | None = None, max_windows: int = 24
 ) -> list[Window]:
     """Boxes inside the object, all of one size.
 
     Parameters
     ----------
     volume
-        (Z, Y, X).
+        (Z, Y, X), NumPy or Zarr; a quarter of the slices of one row of windows is read at a time.
     voxel_nm
         Edge of a voxel, nm.
     window_nm
@@ -57,25 +57,29 @@ def choose_windows(
     for n, width in zip(volume.shape, shape, strict=True):
         count = 1 + math.ceil((n - width) / (width / 2))
         starts.append(np.unique(np.linspace(0, n - width, count).astype(int)))
-    places = [
-        tuple(slice(int(start), int(start) + width) for start, width in zip(corner, shape, strict=True))
-        for corner in product(*starts)
-    ]
-    # every fourth voxel is enough to weigh a window
-    mass = np.array([volume[place][::4, ::4, ::4].mean() for place in places])
+    sides = [[slice(int(s), int(s) + width) for s in first] for first, width in zip(starts, shape, strict=True)]
+    places = list(product(*sides))
+    mass = np.array([m for z in sides[0] for m in _row_masses(volume, z, sides[1], sides[2])])
     level = (mass.min() + mass.max()) / 2
     kept = [place for place, m in zip(places, mass, strict=True) if m >= level]
     chosen = np.unique(np.linspace(0, len(kept) - 1, min(max_windows, len(kept))).round().astype(int))
     return [kept[i] for i in chosen]
 
 
-def radial_power(volume: np.ndarray, voxel_nm: float, *, windows: Sequence[Window] | None = None) -> pd.DataFrame:
+def _row_masses(volume: Any, z: slice, sides_y: list[slice], sides_x: list[slice]) -> list[float]:
+    """Mean of each window of a row; every fourth voxel is enough to weigh it."""
+    thin = volume[z.start : z.stop : 4]
+    # doubles: the sum is then the same however the voxels lie in memory
+    return [thin[:, y, x][:, ::4, ::4].mean(dtype=np.float64) for y, x in product(sides_y, sides_x)]
+
+
+def radial_power(volume: Any, voxel_nm: float, *, windows: Sequence[Window] | None = None) -> pd.DataFrame:
     """Radial power spectrum of windows inside the object.
 
     Parameters
     ----------
     volume
-        (Z, Y, X); a Zarr array will do where ``windows`` are given.
+        (Z, Y, X), NumPy or Zarr; windows that share their slices are read together.
     voxel_nm
         Edge of a voxel, nm.
     windows
@@ -107,8 +111,8 @@ def radial_power(volume: np.ndarray, voxel_nm: float, *, windows: Sequence[Windo
 
 
 def fourier_shell_correlation(
-    half_even: np.ndarray,
-    half_odd: np.ndarray,
+    half_even: Any,
+    half_odd: Any,
     voxel_nm: float,
     *,
     windows: Sequence[Window] | None = None,
@@ -118,7 +122,7 @@ def fourier_shell_correlation(
     Parameters
     ----------
     half_even, half_odd
-        (Z, Y, X) each, in one frame; Zarr arrays will do where ``windows`` are given.
+        (Z, Y, X) each, in one frame, NumPy or Zarr.
     voxel_nm
         Edge of a voxel, nm.
     windows
@@ -367,8 +371,11 @@ def _size(window: Window) -> tuple[int, ...]:
     return tuple(axis.stop - axis.start for axis in window)
 
 
-def _check(volume: np.ndarray) -> None:
-    if volume.ndim != 3:
+def _check(volume: Any) -> None:
+    if len(volume.shape) != 3:
         raise ValueError(f"a tomogram has the axes [z, y, x]; this array has the shape {volume.shape}")
-    if volume.min() == volume.max():
-        raise ValueError(f"the tomogram is constant, every voxel is {volume.flat[0]:g}")
+    # as many slices as a chunk has, up to the first voxel that differs: of most tomograms one slab is read
+    depth = volume.chunks[0] if hasattr(volume, "chunks") else 1
+    first = np.asarray(volume[:1, :1, :1]).flat[0]
+    if all(np.all(volume[z : z + depth] == first) for z in range(0, volume.shape[0], depth)):
+        raise ValueError(f"the tomogram is constant, every voxel is {first:g}")

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
@@ -133,7 +135,7 @@ def slice_frames(
     Parameters
     ----------
     volume
-        [z, y, x] array or Zarr array; one section is read at a time.
+        [z, y, x], NumPy or Zarr; sections that share the chunks of a Zarr array are read together.
     voxel_nm
         Side of a voxel.
     axis
@@ -157,16 +159,22 @@ def slice_frames(
     box = (slice(None),) * 3 if box is None else box
     places = section_places(n, part=box[number], n_frames=n_frames)
 
-    def section(place: int) -> np.ndarray:
-        where = list(box)
-        where[number] = int(place)
-        return np.asarray(volume[tuple(where)])
-
-    middle = [section(place) for place in places[len(places) // 4 : 3 * len(places) // 4 + 1 : 4]]
-    low, high = _grey_limits(np.stack(middle))
-    for place in places:
+    middle = places[len(places) // 4 : 3 * len(places) // 4 + 1 : 4]
+    low, high = _grey_limits(np.stack(list(_sections(volume, number, middle, box))))
+    for place, section in zip(places, _sections(volume, number, places, box), strict=True):
         at = (place - (n - 1) / 2) * voxel_nm
-        yield _frame(section(place), low, high, size, f"{axis} = {at:+.1f} nm")
+        yield _frame(section, low, high, size, f"{axis} = {at:+.1f} nm")
+
+
+def _sections(volume: Any, number: int, places: np.ndarray, box: tuple[slice, ...]) -> Iterator[np.ndarray]:
+    """Sections across an axis, in order; those in one layer of chunks of a Zarr array share one reading."""
+    depth = volume.chunks[number] if hasattr(volume, "chunks") else 1
+    for _, layer in groupby(places.tolist(), key=lambda place: place // depth):
+        layer = list(layer)
+        where = [*box[:number], slice(layer[0], layer[-1] + 1), *box[number + 1 :]]
+        block = np.moveaxis(np.asarray(volume[tuple(where)]), number, 0)
+        for place in layer:
+            yield block[place - layer[0]]
 
 
 def section_places(n: int, *, part: slice = slice(None), n_frames: int = 60) -> np.ndarray:

@@ -65,8 +65,24 @@ def run_command(
         typer.Option("-p", "--parameter", metavar="[STEP.]KEY VALUE", help="A parameter; may be given again."),
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")] = "auto",
-    memory: Annotated[str | None, typer.Option("--memory", metavar="8GB", help="Memory a step may use.")] = None,
-    dask: Annotated[str | None, typer.Option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            metavar="8GB",
+            help="Limit of slabs and tomogram in 01, with --dask of each worker too; not of its images (the alignment "
+            "takes five times their size), windows (up to 1 GB) and libraries, nor of other steps.",
+        ),
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            "--dask",
+            metavar="ADDRESS",
+            help="Scheduler of a Dask cluster whose workers take the slabs of 01, the slabs, centres and necks of 02 "
+            "and the dots of 03; the rest runs here.",
+        ),
+    ] = None,
 ) -> None:
     """Run a sample through the notebooks; what is current is not run again."""
     from mesotomo_utils.workflow import pipeline
