@@ -226,6 +226,16 @@ def test_the_distortion_is_true_of_an_imaged_twin_only(run):
     assert compare.imaging_conditions(run) == {"image_stretch_z": 0.01}
 
 
+def test_axis_and_atomic_lattice_are_true_where_nothing_stretches_them(run):
+    imaged = {"level": "images", "axis_tilt_deg": 0.5, "lattice_nm": 0.612, "image_shear_deg": 0.0}
+    (run / "truth/parameters.json").write_text(json.dumps(imaged))
+    stated = compare.true_statements(run)
+    assert stated["axis_tilt_deg", None] == {"value": 0.5}
+    assert stated["atomic_lattice_b_nm", None] == {"value": 0.612}
+    (run / "truth/parameters.json").write_text(json.dumps(imaged | {"specimen_shear_deg": 0.3}))
+    assert not any(name.startswith("atomic") for name, _ in compare.true_statements(run))
+
+
 DEFAULT = TwinParameters().model_dump()
 
 

@@ -263,10 +263,11 @@ TRUE_NAMES = {
     "explained_variance": "nn_axis_variance",
     "mean_misorientation": "mono_misorientation_mean_deg",
 }
+DISTORTIONS = ("image_stretch_z", "image_stretch_u", "image_shear_deg", "specimen_shear_deg")
 CONDITIONS = (
     *("jitter_px", "drift_px", "axis_offset_px", "axis_tilt_deg", "angle_error_deg"),
     *("film_tilt_deg", "dose_electrons", "pixel_nm", "n_tilts", "seed"),
-    *("image_stretch_z", "image_stretch_u", "image_shear_deg", "specimen_shear_deg"),
+    *DISTORTIONS,
 )
 
 
@@ -294,8 +295,12 @@ def true_statements(run_dir: str | Path) -> dict[tuple[str, str | None], dict[st
     dots = pd.read_csv(truth / "dots.csv")
     found |= {(name, None): {"value": v} for name, v in errors.sample_cell(dots).items()}
     found["layer_count", None] = {"value": int(dots["layer"].max()), "exact": True}
-    if parameters := imaging_conditions(run_dir):
+    if parameters := _imaging(truth):
         found |= {(name, None): {"value": v} for name, v in errors.true_distortion(parameters).items()}
+        told = {"axis_tilt_deg": parameters.get("axis_tilt_deg")}
+        if not any(parameters.get(name) for name in DISTORTIONS):  # else a lattice is stretched as it is turned
+            told |= {f"atomic_lattice_{axis}_nm": parameters.get("lattice_nm") for axis in "abc"}
+        found |= {(name, None): {"value": float(value)} for name, value in told.items() if value is not None}
     return found
 
 
