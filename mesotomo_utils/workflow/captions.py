@@ -29,7 +29,8 @@ CAPTIONS = {
     "bragg_spots": "Bragg spots of the dot whose lattice is clearest, in reciprocal space, and their power over the "
     "noise (SI 1).",
     "fig_1e_lattice": "Fig. 1e: one dot along a cube axis of its lattice, its power spectrum, and the lattice lines "
-    "of the whole tomogram beside simulated ones, each relative to its {200}.",
+    "of the whole tomogram beside simulated ones, each relative to its {200}; what the tilts repeat lifts {220} "
+    "(notebook 01).",
     "distortion": "By how much lattice planes seem further apart than they are, by the direction of their normals "
     "in three planes: a distortion that all dots share.",
     "fourier_shell_correlation": "Fourier shell correlation of the tomograms from even and from odd tilts, with the "
