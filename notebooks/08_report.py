@@ -114,6 +114,10 @@ said["Beside the earlier sample"]
 # origin is:
 #
 # $$ \hat x = Q\,x + t, \qquad \min_{Q,t} \sum_i \lVert Q\,x_i + t - x_i^\mathrm{true} \rVert^2 . $$
+#
+# What is true of a result is the twin's own account of this sample, not the generator's parameters. Raw values, errors,
+# p-values, counts of flagged dots and margins are no property of the sample and have no truth; nor has what only
+# images have, such as a signal over noise.
 
 # %%
 is_twin = results.exists(run_dir, "truth/dots.csv")

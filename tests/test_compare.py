@@ -192,6 +192,47 @@ def test_shifts_that_a_rigid_motion_makes_cost_nothing():
     assert summary["axis_offset_error_nm"] == pytest.approx(0.2)
 
 
+def write_alignment(run_dir, *, shift_z_px: float, shift_u_px: float, angle_deg: float, axis_tilt_deg: float) -> None:
+    """The alignment of an imaged twin, off by so much from image to image, and of the axis."""
+    imaged(run_dir)
+    n = 180
+    up_and_down = (-1.0) ** np.arange(n)  # no rigid motion makes it
+    truth = pd.DataFrame({"tilt": np.arange(n), "angle_deg": np.arange(n) - 90.0, "used": True})
+    truth[["shift_z_nm", "shift_u_nm"]] = 0.0
+    truth.drop(columns="used").to_csv(run_dir / "truth/alignment.csv", index=False)
+    truth["shift_z_nm"] = shift_z_px * DEFAULT["pixel_nm"] * up_and_down
+    truth["shift_u_nm"] = shift_u_px * DEFAULT["pixel_nm"] * up_and_down
+    truth["angle_deg"] += angle_deg * up_and_down
+    truth.to_csv(run_dir / "alignment.csv", index=False)
+    parameters = json.loads((run_dir / "truth/parameters.json").read_text()) | {"axis_offset_nm": 0.0}
+    (run_dir / "truth/parameters.json").write_text(json.dumps(parameters))
+    rows = json.loads((run_dir / "results.json").read_text())
+    rows.append({"name": "axis_tilt_deg", "index": None, "value": parameters["axis_tilt_deg"] + axis_tilt_deg})
+    (run_dir / "results.json").write_text(json.dumps(rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "worse"),
+    [
+        (None, {}),
+        ("shift_z_rms_px", {"shift_z_px": 0.16}),
+        ("shift_u_rms_px", {"shift_u_px": -0.16}),
+        ("angle_rms_deg", {"angle_deg": 0.052}),
+        ("axis_tilt_error_deg", {"axis_tilt_deg": -0.021}),
+    ],
+)
+def test_a_worse_alignment_is_red_of_a_twin_imaged_no_worse_than_by_default(run, name, worse):
+    off = {"shift_z_px": 0.14, "shift_u_px": -0.14, "angle_deg": 0.048, "axis_tilt_deg": -0.019}
+    write_alignment(run, **off | worse)
+    alignment = {key for key in compare.TARGETS if key.startswith(("shift", "angle", "axis"))}
+    assert len(alignment) == 4
+    assert failed(run) & alignment == ({name} if name else set())
+    if name:
+        harder = DEFAULT | {"dose_electrons": 100.0, "axis_offset_nm": 0.0}
+        (run / "truth/parameters.json").write_text(json.dumps(harder))
+        assert not failed(run) & alignment
+
+
 def test_errors_name_what_is_wrong(run):
     with pytest.raises(ValueError, match=r"\(3, 3\).*\(4, 3\)"):
         fit_rigid_motion(np.zeros((3, 3)), np.zeros((4, 3)))
@@ -224,6 +265,16 @@ def test_the_distortion_is_true_of_an_imaged_twin_only(run):
     stated = compare.true_statements(run)["distortion_scale_z", None]["value"]
     assert stated == pytest.approx(1.01 ** (2 / 3))
     assert compare.imaging_conditions(run) == {"image_stretch_z": 0.01}
+
+
+def test_axis_and_atomic_lattice_are_true_where_nothing_stretches_them(run):
+    imaged = {"level": "images", "axis_tilt_deg": 0.5, "lattice_nm": 0.612, "image_shear_deg": 0.0}
+    (run / "truth/parameters.json").write_text(json.dumps(imaged))
+    stated = compare.true_statements(run)
+    assert stated["axis_tilt_deg", None] == {"value": 0.5}
+    assert stated["atomic_lattice_b_nm", None] == {"value": 0.612}
+    (run / "truth/parameters.json").write_text(json.dumps(imaged | {"specimen_shear_deg": 0.3}))
+    assert not any(name.startswith("atomic") for name, _ in compare.true_statements(run))
 
 
 DEFAULT = TwinParameters().model_dump()

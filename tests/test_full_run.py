@@ -5,6 +5,7 @@ Slow: every test here runs notebooks. `pytest -m "not slow"` leaves them out.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ import zarr
 from mesotomo_utils.tomography.tomogram import open_tomogram, write_tomogram
 from mesotomo_utils.twin import compare
 from mesotomo_utils.twin.imposed import TwinParameters
+from mesotomo_utils.workflow.captions import CAPTIONS
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +100,9 @@ def test_everything_is_there(tiny):
         assert (tiny / name).stat().st_size > 0, name
     for picture in (tiny / "figures").glob("*.png"):
         assert list(picture.parent.glob(f"{picture.stem}*.csv")), f"{picture.name} has no numbers"
+    report = (tiny / "report.html").read_text()
+    for file in [*(tiny / "figures").glob("*.png"), *(tiny / "figures").glob("*.mp4")]:
+        assert f"{html.escape(CAPTIONS[file.stem])} <code>{file.name}</code>" in report
     for name in ("tilt_series", "tomogram"):
         film = tiny / "figures" / f"{name}.mp4"
         frames = imageio.imread(film, plugin="FFMPEG")
@@ -105,7 +110,7 @@ def test_everything_is_there(tiny):
         assert 240 <= max(frames.shape[1:3]) <= 500
         assert frames.std() > 5
         assert film.stat().st_size < 1e6
-    assert (tiny / "report.html").read_text().count("<video") == 2
+    assert report.count("<video") == 2
     assert not list(tiny.rglob(".tmp-*"))
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from mesotomo_utils import lattice
-from mesotomo_utils.visualization import lattice_figures, orientation_figures
+from mesotomo_utils.visualization import figures, lattice_figures, orientation_figures
 
 mpl.use("agg")
 RADII = {"111": 2.83, "200": 3.27, "220": 4.62}
@@ -63,6 +63,26 @@ def test_the_fringes_are_measured_on_the_dot(fringes):
     said = texts(fig)
     assert ("{220}: 5 × 0.216 nm" in said) == np.isfinite(fringes[0])
     assert {"{111}\n41 σ", "{200}\n3 σ", "{220}\nbeyond Nyquist", "one dot along [001]"} <= set(said)
+
+
+def test_labels_of_lines_near_each_other_stand_at_two_heights():
+    q = np.linspace(2.5, 7.1, 80)
+    spectrum = pd.DataFrame({"q_per_nm": q, "lines": np.exp(-((q - 3.3) ** 2)), "both": 0 * q + 1, "cation": 0 * q})
+    lines = pd.DataFrame(
+        {
+            "family": ["111", "200", "220", "311", "222", "400", "331"],
+            "q_per_nm": np.sqrt([3, 4, 8, 11, 12, 16, 19]) / 0.612,
+            "snr": [39.0, 48.0, 52.0, 24.0, 14.0, 2.8, np.nan],
+        }
+    ).assign(visible=[True] * 5 + [False] * 2)
+    shares = {"gridspec_kw": {"width_ratios": [1, 1, 1.7]}}
+    fig, axes = figures.new_figure(1, 3, width_in=figures.DOUBLE_COLUMN, height_in=2.2, **shares)
+    ax = axes.ravel()[2]
+    lattice_figures.spectrum_lines(ax, spectrum, lines)
+    fig.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 7
+    assert not any(box.overlaps(other) for n, box in enumerate(boxes) for other in boxes[n + 1 :])
 
 
 def test_sigma_maps_colour_every_dot_by_its_own_error():

@@ -487,3 +487,43 @@ def test_a_few_strong_foreign_spots_do_not_win():
     table = orientation.orient_dots(volume.astype(np.float32), 0.09, np.zeros((1, 3)), lattice_nm=0.612, window_nm=6.0)
     found = lattice.from_quaternions(table[["qw", "qx", "qy", "qz"]].to_numpy())[0]
     assert lattice.disorientation_deg(found, R) < 0.5
+
+
+def half_sets(n: int, rng: np.random.Generator, *, noise: float = 0.02, left: float = 0.3) -> pd.DataFrame:
+    """What half sets say of dots that replicas turn by 0.3° rms, `left` of it left in the halves."""
+    taken = rng.normal(scale=0.6 / np.sqrt(3), size=(n, 3))
+    turns = left * rng.permutation(taken) + rng.normal(scale=2 * noise / np.sqrt(3), size=(n, 3))
+    replica_turn = np.linalg.norm(rng.normal(scale=0.3 / np.sqrt(3), size=(n, 3)), axis=1)
+    frame = pd.DataFrame(turns, columns=orientation_errors.TURN)
+    frame[orientation_errors.TAKEN] = taken
+    return frame.assign(sigma_deg=0.1, replica_turn_deg=replica_turn, noise_deg=noise)
+
+
+def test_the_typical_error_scatters_as_its_bootstrap_says():
+    """Over samples, against resamples of some of them; by the laws fitted anew. A median scatters more by these."""
+    rng = np.random.default_rng(0)
+    everything, snr = np.arange(150), np.full(150, 100.0)
+    samples = [half_sets(150, rng) for _ in range(150)]
+    over_samples = [orientation_errors.typical_sigma(sample, snr, everything) for sample in samples]
+    over_draws = [
+        np.std([orientation_errors.typical_sigma(sample, snr, rng.integers(0, 150, 150)) for _ in range(20)])
+        for sample in samples[:10]
+    ]
+    expected = np.hypot(0.02, orientation_errors.LEFT_SCALE * 0.3**orientation_errors.LEFT_POWER * 0.3)
+    assert np.mean(over_samples) == pytest.approx(expected, rel=0.1)
+    assert 0.8 < np.mean(over_draws) / np.std(over_samples) < 1.6
+    wedge = [orientation_errors.typical_sigma(samples[0], snr, everything, wedge=factor) for factor in (1.0, 1.65)]
+    assert wedge[1] > 1.5 * wedge[0]
+
+
+def test_the_typical_error_is_that_of_the_dots_with_an_orientation():
+    rng = np.random.default_rng(1)
+    errors = half_sets(60, rng, noise=0.1).assign(replica_turn_deg=np.nan)
+    snr = np.geomspace(10, 1000, 60)
+    errors.loc[30:, "sigma_deg"] = np.nan
+    rows = np.arange(60)
+    sigma = orientation_errors.HALF_SET_SHARE * orientation_errors.noise_model_deg(
+        errors[orientation_errors.TURN].to_numpy(), snr
+    )
+    assert orientation_errors.typical_sigma(errors, snr, rows) == pytest.approx(np.median(sigma[:30]))
+    assert np.isnan(orientation_errors.typical_sigma(errors, snr, rows[30:]))

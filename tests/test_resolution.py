@@ -74,6 +74,74 @@ def test_lines_beyond_nyquist_are_unknown():
         lattice_lines.visible_lines(spectrum[::6], LATTICE_NM)
 
 
+def made_spectrum(heights: dict[str, float], *, nyquist: float, width: float = 0.11) -> pd.DataFrame:
+    """Lines of known height over a flat background with little noise, as of a twin of the paper."""
+    q = np.arange(0.3, nyquist, 0.056)
+    power = 1.0 + np.random.default_rng(3).normal(0, 0.02, q.size)
+    for family, height in heights.items():
+        line = math.sqrt(sum(int(index) ** 2 for index in family)) / LATTICE_NM
+        power += height * np.exp(-((q - line) ** 2) / (2 * width**2))
+    return pd.DataFrame({"q_per_nm": q, "power": power})
+
+
+HEIGHTS = {"111": 12.0, "200": 16.0, "220": 11.0, "311": 5.0, "222": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("nyquist", "finest", "bracket"),
+    [
+        (5.5, None, ("220", "311")),  # {311} itself lies beyond: nothing finer is tried
+        (5.85, "222", ("311", "222")),
+        (7.3, "331", ("222", "400")),
+    ],
+)
+def test_there_is_always_a_line_that_is_not_seen(nyquist, finest, bracket):
+    spectrum = made_spectrum(HEIGHTS, nyquist=nyquist)
+    families = lattice_lines.families_to_try(spectrum, LATTICE_NM)
+    assert families[:4] == lattice_lines.FAMILIES
+    assert "".join(map(str, families[-1])) == (finest or "311")
+    lines, _ = lattice_lines.visible_lines(spectrum, LATTICE_NM, families=families)
+    stated = lattice_lines.lattice_resolution(lines)
+    assert (stated["family"], stated["next_family"]) == bracket
+    assert stated["next_nm"] < stated["resolution_nm"]
+
+
+def test_finer_lines_follow_in_order_and_rock_salt_has_them_all():
+    table = lattice_lines.rocksalt_lines(0.612, (82, 34), families=lattice_lines.FAMILIES + lattice_lines.FINER)
+    assert table["q_per_nm"].is_monotonic_increasing
+    squares = {i * i + j * j + k * k for i in range(5) for j in range(5) for k in range(5) if i % 2 == j % 2 == k % 2}
+    assert [round((q * 0.612) ** 2) for q in table["q_per_nm"]] == sorted(squares)[1 : len(table) + 1]
+
+
+def test_a_line_left_out_of_the_fit_spoils_the_others():
+    spectrum = made_spectrum(HEIGHTS, nyquist=7.3)
+    few, _ = lattice_lines.visible_lines(spectrum, LATTICE_NM)
+    families = lattice_lines.families_to_try(spectrum, LATTICE_NM)
+    all_, _ = lattice_lines.visible_lines(spectrum, LATTICE_NM, families=families)
+    made = np.array(list(HEIGHTS.values()))
+    np.testing.assert_allclose(all_["excess"][:5], made, rtol=0.08)
+    assert np.abs(few["excess"] / made[:4] - 1).max() > 0.15
+    assert all_["snr"][1] > 3 * few["snr"][1]
+
+
+def test_curves_drawn_beside_each_other_meet_at_200():
+    spectrum = made_spectrum(HEIGHTS, nyquist=7.3)
+    _, background = lattice_lines.visible_lines(spectrum, LATTICE_NM)  # whose fit stops short of the tops
+    simulated = {
+        name: lattice_lines.rocksalt_lines(LATTICE_NM, (82, 34), cation_only=only)
+        for name, only in (("both", False), ("cation", True))
+    }
+    drawn = lattice_lines.spectra_beside(spectrum, background, simulated, LATTICE_NM, width_per_nm=0.26)
+    assert list(drawn) == ["q_per_nm", "lines", "both", "cation"]
+    for name in ("lines", "both", "cation"):
+        assert np.interp(2 / LATTICE_NM, drawn["q_per_nm"], drawn[name]) == pytest.approx(1.0)
+    assert np.interp(math.sqrt(8) / LATTICE_NM, drawn["q_per_nm"], drawn["lines"]) == pytest.approx(11 / 16, rel=0.05)
+    # a spectrum that ends before {200} has nothing to be laid on
+    short = background[background["q_per_nm"] < 3.1]
+    none = lattice_lines.spectra_beside(spectrum, short, simulated, LATTICE_NM, width_per_nm=0.26)
+    assert none[["lines", "both", "cation"]].isna().to_numpy().all()
+
+
 def test_rocksalt_structure_factors():
     both = lattice_lines.rocksalt_lines(0.612, (82, 34), rms_displacement_nm=0).set_index("family")
     lead = lattice_lines.rocksalt_lines(0.612, (82, 34), rms_displacement_nm=0, cation_only=True).set_index("family")

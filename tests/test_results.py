@@ -205,7 +205,7 @@ def test_a_film_is_saved_beside_the_figures_and_embedded_in_the_report(tmp_path:
         page = report.html_page("a", [], {}, [], [film])
         assert ("<video" in page) == (suffix == ".mp4")
         assert "ZmlsbQ==" in page
-        assert f"<figcaption>tilt_series{suffix}" in page
+        assert f"<code>tilt_series{suffix}</code>" in page
     assert sorted(f.name for f in film.parent.iterdir()) == ["tilt_series.csv", "tilt_series.mp4"]
     assert "Films" not in report.html_page("a", [], {}, [])
     with pytest.raises(ValueError, match="neither suffix nor folder"):

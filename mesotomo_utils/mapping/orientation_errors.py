@@ -26,6 +26,12 @@ WEDGE_EXCESS, WEDGE_DEG = 0.65, 30.0
 #: Where no replicas can be subtracted: what of the error that two half sets show stays when all tilts are there. A half
 #: has more replicas, and some of them the other half cancels. Noise alone has 1.
 HALF_SET_SHARE = 0.8
+#: By how much, as a part of it, σ as a whole was off on nine twins, of which six lacked a wedge of tilts (root mean
+#: square): what the constants above do not know of another sample. benchmarks/README.md.
+LAW_SPREAD = 0.08
+
+TURN = ["turn_x_deg", "turn_y_deg", "turn_z_deg"]
+TAKEN = ["taken_x_deg", "taken_y_deg", "taken_z_deg"]
 
 
 def half_set_turns(even: np.ndarray, odd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +141,8 @@ def half_set_sigmas(
     -------
     frame
         ``sigma_deg`` (NaN where the dot has no orientation), ``half_set_deg``, what it would be if halves differed by
-        noise alone (:func:`noise_model_deg`), ``turn_x_deg, turn_y_deg, turn_z_deg``, the turn from even to odd, and
+        noise alone (:func:`noise_model_deg`), ``turn_x_deg, turn_y_deg, turn_z_deg``, the turn from even to odd,
+        ``taken_x_deg`` …, ``replica_turn_deg, noise_deg``, what else σ was made from (:func:`dot_sigmas`), and
         ``sigma_a_nm`` … ``sigma_gamma_deg``, errors of the free cell (:func:`cell_sigmas`).
     common_deg
         (3,) turn common to all dots, degrees.
@@ -159,20 +166,81 @@ def half_set_sigmas(
     (even, even_taken, even_cells), (odd, odd_taken, odd_cells) = halves
     turns, common = half_set_turns(even, odd)
     snr = table["lattice_snr"].to_numpy()
-    half_set = noise_model_deg(turns, snr)
-    if model is None:
-        sigma = HALF_SET_SHARE * half_set
-    else:
+    noise, taken, replica_turn = np.full(len(snr), np.nan), np.full_like(turns, np.nan), np.full(len(snr), np.nan)
+    if model is not None:
         outermost = visible_reflections(lattice_nm, voxel_nm)["g_per_nm"].max()
         noise = NOISE_DEG / (outermost * window_nm * np.sqrt(np.where(snr > 0, snr, np.nan)))
-        part = part_left(turns, even_taken - odd_taken, noise)
-        replica_turn = noise_model_deg(2 * np.asarray(replica_turn_deg, float)[:, None], snr)
-        left = wedge_factor(np.concatenate(angles_deg)) * LEFT_SCALE * part**LEFT_POWER
-        sigma = np.hypot(noise, left * replica_turn)
-    frame = pd.DataFrame(turns, columns=["turn_x_deg", "turn_y_deg", "turn_z_deg"])
+        taken, replica_turn = even_taken - odd_taken, np.asarray(replica_turn_deg, float)
+    half_set = noise_model_deg(turns, snr)
+    parts = {"turns_deg": turns, "taken_deg": taken, "replica_turn_deg": replica_turn, "noise_deg": noise}
+    wedge = 1.0 if angles_deg is None else wedge_factor(np.concatenate(angles_deg))
+    sigma = dot_sigmas(**parts, lattice_snr=snr, wedge=wedge)
+    frame = pd.DataFrame(turns, columns=TURN)
     frame.insert(0, "half_set_deg", half_set)
     frame.insert(0, "sigma_deg", np.where(table["qw"].notna(), sigma, np.nan))
+    frame[TAKEN] = taken
+    frame["replica_turn_deg"], frame["noise_deg"] = replica_turn, noise
     return pd.concat([frame, cell_sigmas(even_cells, odd_cells, snr)], axis=1), common
+
+
+def dot_sigmas(
+    *,
+    turns_deg: np.ndarray,
+    taken_deg: np.ndarray,
+    replica_turn_deg: np.ndarray,
+    noise_deg: np.ndarray,
+    lattice_snr: np.ndarray,
+    wedge: float,
+) -> np.ndarray:
+    """Error of every dot's orientation, from what all dots' half sets and replicas did.
+
+    Parameters
+    ----------
+    turns_deg, taken_deg
+        (N, 3) turns between the halves, and by how much more they differed with replicas, degrees.
+    replica_turn_deg
+        (N,) turn that the removal of replicas made with all tilts, degrees; all NaN where none were removed.
+    noise_deg
+        (N,) error that noise makes with all tilts, degrees.
+    lattice_snr
+        (N,) lattice SNR from all tilts.
+    wedge
+        Of :func:`wedge_factor`.
+
+    Returns
+    -------
+    (N,) root-mean-square angle of the error, degrees; NaN where it cannot be told.
+    """
+    if np.isnan(replica_turn_deg).all():
+        return HALF_SET_SHARE * noise_model_deg(turns_deg, lattice_snr)
+    left = wedge * LEFT_SCALE * part_left(turns_deg, taken_deg, noise_deg) ** LEFT_POWER
+    return np.hypot(noise_deg, left * noise_model_deg(2 * replica_turn_deg[:, None], lattice_snr))
+
+
+def typical_sigma(errors: pd.DataFrame, lattice_snr: np.ndarray, rows: np.ndarray, *, wedge: float = 1.0) -> float:
+    """Median error of the orientations, degrees, learnt anew from some of the dots, as a bootstrap asks for.
+
+    Parameters
+    ----------
+    errors
+        Of :func:`half_set_sigmas`.
+    lattice_snr
+        (N,) of its dots, from all tilts.
+    rows
+        Which of them, with repetitions.
+    wedge
+        Of :func:`wedge_factor`.
+    """
+    some = errors.iloc[rows]
+    sigma = dot_sigmas(
+        turns_deg=some[TURN].to_numpy(),
+        taken_deg=some[TAKEN].to_numpy(),
+        replica_turn_deg=some["replica_turn_deg"].to_numpy(),
+        noise_deg=some["noise_deg"].to_numpy(),
+        lattice_snr=np.asarray(lattice_snr, float)[rows],
+        wedge=wedge,
+    )
+    return float(pd.Series(np.where(some["sigma_deg"].notna(), sigma, np.nan)).median())
 
 
 def cell_sigmas(even_nm: np.ndarray, odd_nm: np.ndarray, lattice_snr: np.ndarray) -> pd.DataFrame:
@@ -270,8 +338,8 @@ def summary(table: pd.DataFrame, errors: pd.DataFrame, common_deg: np.ndarray) -
     found["snr"] = float(table["lattice_snr"].median())
     found["sigma_deg"] = float(errors["sigma_deg"].median())
     about = np.full(3, np.nan)
-    if {"turn_x_deg", "turn_y_deg", "turn_z_deg"} <= set(errors.columns):
-        turns = errors[["turn_x_deg", "turn_y_deg", "turn_z_deg"]]
+    if set(TURN) <= set(errors.columns):
+        turns = errors[TURN]
         # which axis is worse the halves say, by how much σ does
         about = turns.abs().median().to_numpy()
         about = about / np.linalg.norm(about) * found["sigma_deg"]

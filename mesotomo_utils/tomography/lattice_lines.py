@@ -14,10 +14,14 @@ import pandas as pd
 
 FAMILIES = ((1, 1, 1), (2, 0, 0), (2, 2, 0), (3, 1, 1))
 """The four reflections of lowest frequency that rock salt has."""
+FINER = ((2, 2, 2), (4, 0, 0), (3, 3, 1), (4, 2, 0), (4, 2, 2))
+"""Those that follow."""
 HAADF_EXPONENT = 1.7
 """An atom's HAADF signal goes with the 1.7th power of its number (Krivanek et al., Nature 464, 571, 2010)."""
 VISIBLE_SNR = 5.0
 """A line counts as visible where it stands this many standard errors above the background."""
+_REACH = 0.97
+"""Lines up to this part of the spectrum's last frequency can be seen: a line has a width."""
 _BETWEEN = 0.3
 """Shells where the lines reach less than this part of their height count as between the lines."""
 _CORRELATED_SHELLS = 2.0
@@ -140,6 +144,28 @@ def simulated_spectrum(lines: pd.DataFrame, q_per_nm: np.ndarray, *, width_per_n
     return np.exp(-4 * math.log(2) * distance**2) @ lines["intensity"].to_numpy()
 
 
+def families_to_try(spectrum: pd.DataFrame, lattice_nm: float) -> tuple[tuple[int, int, int], ...]:
+    """All families that a spectrum may show, and the first that it cannot.
+
+    Parameters
+    ----------
+    spectrum
+        From :func:`radial_power`.
+    lattice_nm
+        Cubic lattice parameter, nm.
+
+    Returns
+    -------
+    tuple
+        :data:`FAMILIES`, and of :data:`FINER` those up to the first beyond the Nyquist frequency: so there is always a
+        line that is not seen. The {222} leans on the {311}: left out of a fit that reaches so far, it would make all
+        lines too broad.
+    """
+    reach = _REACH * spectrum["q_per_nm"].to_numpy()[-1]
+    within = [math.sqrt(sum(i * i for i in hkl)) / lattice_nm < reach for hkl in (*FAMILIES[-1:], *FINER)]
+    return FAMILIES + FINER[: sum(within)]
+
+
 def visible_lines(
     spectrum: pd.DataFrame, lattice_nm: float, *, families: tuple[tuple[int, int, int], ...] = FAMILIES
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -176,7 +202,7 @@ def visible_lines(
     """
     q_lines = np.array([math.sqrt(sum(i * i for i in hkl)) / lattice_nm for hkl in families])
     q, power = spectrum["q_per_nm"].to_numpy(), spectrum["power"].to_numpy()
-    reach = 0.97 * q[-1]
+    reach = _REACH * q[-1]
     if q_lines[0] > reach:
         raise ValueError(
             f"the spectrum ends at {q[-1]:.2f} nm⁻¹, below the first lattice line at {q_lines[0]:.2f} nm⁻¹; "
@@ -218,6 +244,48 @@ def visible_lines(
     lines["visible"] = lines["snr"] > VISIBLE_SNR
     fit = background * (1 + shapes @ excess)
     return lines, pd.DataFrame({"q_per_nm": q, "background": background, "fit": fit})
+
+
+def spectra_beside(
+    spectrum: pd.DataFrame,
+    background: pd.DataFrame,
+    simulated: dict[str, pd.DataFrame],
+    lattice_nm: float,
+    *,
+    width_per_nm: float,
+) -> pd.DataFrame:
+    """The lines of a tomogram and simulated ones as curves, each relative to its own height at {200}.
+
+    Parameters
+    ----------
+    spectrum, background
+        Of :func:`radial_power` and :func:`visible_lines`.
+    simulated
+        From :func:`rocksalt_lines`, by name.
+    lattice_nm
+        Cubic lattice parameter, nm.
+    width_per_nm
+        Full width at half maximum of a simulated line, nm⁻¹.
+
+    Returns
+    -------
+    DataFrame
+        ``q_per_nm, lines`` (power above the background) and a column for each simulation; NaN where a curve does not
+        rise above zero at {200}.
+
+    Notes
+    -----
+    What is drawn sets the scale, tails of the neighbouring lines included, and not the height of a fitted line: all
+    fitted lines share one width, and where that is wrong they stop short of the tops.
+    """
+    q = background["q_per_nm"].to_numpy()
+    power = np.interp(q, spectrum["q_per_nm"], spectrum["power"])
+    curves = {"lines": power - background["background"].to_numpy()}
+    curves |= {name: simulated_spectrum(lines, q, width_per_nm=width_per_nm) for name, lines in simulated.items()}
+    at_200 = 2 / lattice_nm
+    heights = {name: float(np.interp(at_200, q, curve, right=np.nan)) for name, curve in curves.items()}
+    laid = {name: curve / heights[name] if heights[name] > 0 else np.nan * q for name, curve in curves.items()}
+    return pd.DataFrame({"q_per_nm": q, **laid})
 
 
 def lattice_resolution(lines: pd.DataFrame) -> dict[str, float | str]:

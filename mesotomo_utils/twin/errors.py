@@ -281,13 +281,14 @@ def compare_alignment(
     *,
     axis_tilt_deg: tuple[float, float] | None = None,
     axis_offset_nm: tuple[float, float] = (0.0, 0.0),
+    pixel_nm: float | None = None,
 ) -> dict[str, float]:
     """Residual shifts and angles once the motion that no series can tell is removed.
 
     A rigid motion of the object moves ``shift_z`` by a constant and ``shift_u`` by
     ``c + p cos(angle) + q sin(angle)`` (the constant c is the axis offset, which only the absolute
     position of the axis in the field tells apart); a turn about z is a constant of all angles. Axis
-    tilt and offset come as pairs, measured and true.
+    tilt and offset come as pairs, measured and true. Given the pixel, shifts are told in pixels too.
     """
     both = measured[measured["used"].astype(bool)].merge(truth, on="tilt", suffixes=("", "_true"))
     angle = np.deg2rad(both["angle_deg_true"].to_numpy())
@@ -303,6 +304,8 @@ def compare_alignment(
         "axis_offset_error_nm": float(coefficients[0] + axis_offset_nm[0] - axis_offset_nm[1]),
         "images_left_out": int(len(measured) - len(both)),
     }
+    if pixel_nm is not None:
+        summary |= {f"shift_{axis}_rms_px": summary[f"shift_{axis}_rms_nm"] / pixel_nm for axis in "uz"}
     if axis_tilt_deg is not None:
         summary["axis_tilt_error_deg"] = float(axis_tilt_deg[0] - axis_tilt_deg[1])
     return summary

@@ -25,6 +25,8 @@ from mesotomo_utils.visualization.figures import (
 )
 
 FAMILY_COLOURS = {"111": PALETTE[1], "200": PALETTE[0], "220": PALETTE[2], "311": PALETTE[4]}
+_LABEL_PER_NM = 0.6
+"""Lines nearer to each other have their labels at two heights."""
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -97,12 +99,15 @@ def spectrum_lines(ax: Axes, spectrum: pd.DataFrame, lines: pd.DataFrame) -> Non
     for column, colour, label in (("both", PALETTE[0], "both sublattices"), ("cation", PALETTE[1], "cations alone")):
         ax.plot(spectrum["q_per_nm"], spectrum[column], "--", lw=0.8, color=colour, label=f"simulated, {label}")
     top = ax.get_ylim()[1]
-    ax.set_ylim(top=1.22 * top)
-    for line in lines.itertuples():
+    ax.set_ylim(top=1.45 * top)
+    apart = np.diff(lines["q_per_nm"], prepend=-np.inf)
+    raised = False
+    for line, step in zip(lines.itertuples(), apart, strict=True):
+        raised = step < _LABEL_PER_NM and not raised  # beside a label that stands close before it
         colour = "black" if line.visible else "0.55"
-        ax.axvline(line.q_per_nm, color=colour, lw=0.5, ls="-" if line.visible else ":", zorder=0, ymax=0.8)
+        ax.axvline(line.q_per_nm, color=colour, lw=0.5, ls="-" if line.visible else ":", zorder=0, ymax=0.68)
         height = f"{line.snr:.0f} σ" if np.isfinite(line.snr) else "beyond Nyquist"
-        at = (line.q_per_nm, 1.0 * top)
+        at = (line.q_per_nm, (1.22 if raised else 1.0) * top)
         ax.annotate(f"{{{line.family}}}\n{height}", at, color=colour, fontsize=6, ha="center", va="bottom")
     ax.set(xlabel="spatial frequency (nm$^{-1}$)", ylabel="power above background / {200}")
     ax.legend(loc="upper center", fontsize=5.5, bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=0.8)

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from mesotomo_utils.workflow import results
+from mesotomo_utils.workflow.captions import caption
 from mesotomo_utils.workflow.report_pdf import write_pdf
 from mesotomo_utils.workflow.report_tables import VERDICTS, interval_text, label, number
 from mesotomo_utils.workflow.steps import STEMS
@@ -39,7 +40,8 @@ th:first-child, td:first-child { text-align: left; }
 table.words td, table.words th { text-align: left; vertical-align: top; }
 figure { display: inline-block; margin: .6rem; vertical-align: top; max-width: 32rem; }
 figure img, figure video { max-width: 100%; border: 1px solid #eee; }
-figcaption { font-size: 12px; color: #555; }
+figcaption { font-size: 12px; color: #333; }
+figcaption code { color: #888; }
 .note { background: #f4f4ec; padding: .6rem 1rem; border-left: 4px solid #999; }
 """
 
@@ -245,6 +247,11 @@ def film_paths(run_dir: str | Path) -> list[Path]:
     return sorted(path for path in (Path(run_dir) / "figures").glob("*") if path.suffix in results.FILMS)
 
 
+def _caption(path: Path) -> str:
+    """What a figure shows, and the file that holds it at full size."""
+    return f"{html.escape(caption(path.stem))} <code>{html.escape(path.name)}</code>"
+
+
 def html_page(
     title: str,
     notes: Sequence[str],
@@ -276,7 +283,7 @@ def html_page(
         data = base64.b64encode(path.read_bytes()).decode()
         parts.append(
             f'<figure><img alt="{path.stem}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{path.stem}</figcaption></figure>"
+            f"<figcaption>{_caption(path)}</figcaption></figure>"
         )
     parts += ["<h2>Films</h2>"] if films else []
     for path in films:
@@ -284,7 +291,7 @@ def html_page(
         shown = f'<video controls loop muted src="data:video/mp4;base64,{data}"></video>'
         if path.suffix == ".gif":
             shown = f'<img alt="{path.stem}" src="data:image/gif;base64,{data}">'
-        parts.append(f"<figure>{shown}<figcaption>{path.name}</figcaption></figure>")
+        parts.append(f"<figure>{shown}<figcaption>{_caption(path)}</figcaption></figure>")
     body = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mesotomo_utils.workflow import results
+from mesotomo_utils.workflow.captions import caption
 
 if TYPE_CHECKING:
     from matplotlib.backends.backend_pdf import PdfPages
@@ -22,6 +23,7 @@ _LINES_A_PAGE = 56
 _LETTERS_A_LINE = 180  # of the fixed-width font at this size
 _WIDEST = 88  # letters of a column
 _FIGURES_A_PAGE = 6
+_LETTERS_A_CAPTION = 76  # of a line as wide as a picture
 
 
 def write_pdf(
@@ -143,7 +145,7 @@ def _save_text(pdf: PdfPages, lines: Sequence[str], opening: Sequence[str] | Non
 
 
 def figure_page(figures: Sequence[Path]) -> Figure:
-    """A page with up to six pictures under their names.
+    """A page with up to six pictures under their captions.
 
     Parameters
     ----------
@@ -165,8 +167,9 @@ def figure_page(figures: Sequence[Path]) -> Figure:
         images = list(readers.map(shrink, figures))
     for place, (picture, image) in enumerate(zip(figures, images, strict=True)):
         left, bottom = 0.02 + 0.325 * (place % 3), 0.5 - 0.48 * (place // 3)
-        ax = page.add_axes((left, bottom, 0.31, 0.43), xticks=[], yticks=[], frame_on=False)
+        ax = page.add_axes((left, bottom, 0.31, 0.39), xticks=[], yticks=[], frame_on=False)
         ax.imshow(image, origin="upper", interpolation="none")
-        ax.set_anchor("N")  # below its name
-        page.text(left + 0.155, bottom + 0.44, picture.stem, fontsize=8, ha="center")
+        ax.set_anchor("N")  # below its caption
+        lines = textwrap.fill(caption(picture.stem), _LETTERS_A_CAPTION)
+        page.text(left, bottom + 0.398, lines, fontsize=6.5, va="bottom", linespacing=1.2)
     return page
