@@ -51,10 +51,10 @@ RESTART_GAIN_DIAMETERS = 0.004
 START_DIAMETERS = 0.13
 #: What of a half-set error stays when all tilts are there, noise aside. Half as many tilts leave streaks from dot to
 #: dot that the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the four below.
-HALF_SET_SHARE = 0.38
+HALF_SET_SHARE = 0.35
 #: Error that the noise of the tomogram leaves, which no other half cancels: along x, y, z, in dot diameters over the
 #: noise in contrasts, as :func:`noise_contrast` measures it.
-NOISE_DIAMETERS = (0.026, 0.026, 0.015)
+NOISE_DIAMETERS = (0.026, 0.026, 0.013)
 #: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
 SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)

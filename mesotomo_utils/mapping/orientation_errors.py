@@ -19,7 +19,7 @@ from mesotomo_utils.mapping.strain import CELL, SIGMA
 NOISE_DEG = 30.0
 #: Replicas turn a dot by much more. A part of that turn is left where they are subtracted: in halves it is measured,
 #: and from all tilts it is this power of that part, times a factor. Chosen on twins: benchmarks/calibrate_errors.py.
-LEFT_SCALE, LEFT_POWER = 0.44, 0.38
+LEFT_SCALE, LEFT_POWER = 0.42, 0.38
 #: Where a wedge of tilts is missing, both halves lack the same reflections, and the same replicas go unnoticed: what is
 #: left of their turn is larger by up to this part, from a wedge of so many degrees on.
 WEDGE_EXCESS, WEDGE_DEG = 0.65, 30.0
