@@ -17,7 +17,8 @@ def commands(repository: Path) -> dict[str, str]:
         pytest.skip("make is not installed")
     run = {"check": True, "capture_output": True, "text": True, "cwd": repository}
     # as if nothing had been made yet
-    return {target: subprocess.run(["make", "-nB", "--no-print-directory", target], **run).stdout for target in ("bench", "calibrate")}
+    dry = ["make", "-nB", "--no-print-directory"]
+    return {target: subprocess.run([*dry, target], **run).stdout for target in ("bench", "calibrate")}
 
 
 def programs(commands: str) -> list[str]:
