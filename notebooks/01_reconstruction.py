@@ -220,8 +220,8 @@ saved = results.save_figure(fig, run_dir, "fig_1d_tomogram", {k: pd.DataFrame(v[
 #
 # For a particle seen from few tilts (less than about one for each pixel across it), or with a wedge of them missing,
 # take `method = "cgls"` for the tomogram, with 30 iterations, 10 where noise is 1 % of the largest image value, 6 at
-# 3 %: what no image shows, the bound at zero fills in part. `benchmarks/README.md` has the correlations with known particles. The corrections
-# that 02 and 03 make for limited tilts were chosen on filtered back-projections.
+# 3 %: what no image shows, the bound at zero fills in part. `benchmarks/README.md` has the correlations with known
+# particles. The corrections that 02 and 03 make for limited tilts were chosen on filtered back-projections.
 
 # %%
 if has_series:
