@@ -3,19 +3,24 @@
 One run prints all ratios. Peers: TomoPy (conda-forge, or built from source), ASTRA on the CPU
 (``pip install 'mesotomo[peers]'``) and scikit-image's ``iradon``, which is always there; one that is absent is
 named. Besides the time on the clock stands that of the processor, which other work on the machine changes less.
+``--record`` stores the table in ``reconstruction.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
 import importlib.util
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -29,6 +34,9 @@ from mesotomo_utils.tomography.tilt_series import TiltSeries
 from mesotomo_utils.tomography.tomogram import open_tomogram
 
 ANGLES_DEG = np.arange(-90.0, 90.0, 1.0)
+STORED = Path(__file__).with_suffix(".json")
+COLUMNS = ("seconds", "core_seconds", "error")
+"""Of a slice, on the clock and of the processor; relative error of FBP, relative residual of SIRT and CGLS."""
 PAPER = (800, 992)
 """Slices, and their edge in pixels."""
 ITERATIONS, ITERATED = 30, 512
@@ -72,101 +80,104 @@ class Blobs:
 
 def taken(function: Callable[[], np.ndarray], slices: int, *, repeats: int = 5) -> tuple[float, float, np.ndarray]:
     """Median seconds for a slice, on the clock and of the processor, and the last result."""
-    result = function()  # not counted
+    if repeats > 1:
+        function()  # not counted
     seconds = []
     for _ in range(repeats):
-        clock, processor = time.perf_counter(), time.process_time()
-        result = function()
-        seconds.append(((time.perf_counter() - clock) / slices, (time.process_time() - processor) / slices))
+        clock, processor, result = once(function)
+        seconds.append((clock / slices, processor / slices))
     return median(s[0] for s in seconds), median(s[1] for s in seconds), result
+
+
+def once(function: Callable[..., np.ndarray], *arguments: object, **options: object) -> tuple[float, float, np.ndarray]:
+    """Seconds on the clock and of the processor, and the result."""
+    clock, processor = time.perf_counter(), time.process_time()
+    result = function(*arguments, **options)
+    return time.perf_counter() - clock, time.process_time() - processor, result
 
 
 def present(name: str) -> bool:
     """Whether a peer is installed; says so where it is not."""
     if importlib.util.find_spec(name) is None:
-        print(f"  {name} is not installed and is left out")
+        print(f"{name} is not installed and is left out")
         return False
     return True
 
 
-def back_projection() -> None:
+class Table:
+    """Rows beside the first of their task, printed in Markdown as they come."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, object]] = []
+        print("| | | s a slice | ratio | core s a slice | ratio | error or residual |\n|---|---|---|---|---|---|---|")
+
+    def add(self, task: str, program: str, clock: float, processor: float, error: float | None) -> None:
+        """A row of a task, of which the first is ours; its error or its residual."""
+        rounded = [None if value is None else float(f"{value:.4g}") for value in (clock, processor, error)]
+        row = {"task": task, "program": program} | dict(zip(COLUMNS, rounded, strict=True))
+        self.rows.append(row)
+        ours = next(first for first in self.rows if first["task"] == task)
+        times = [f"{row[name]:.4f} | {row[name] / ours[name]:.1f}" for name in COLUMNS[:2]]
+        cells = (task if row is ours else "", program, *times, "" if error is None else f"{error:.5f}")
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def back_projection(table: Table, astra: bool, tomopy: bool) -> None:
     """FBP: seconds a slice and relative error."""
     n, slices = PAPER[1], 64
     blobs = Blobs(n)
     series = blobs.series(slices)
-    few = TiltSeries(images=series.images[:, :2], angles_deg=ANGLES_DEG, pixel_nm=1.0, name="blobs")
+    few = TiltSeries(images=series.images[:, :8], angles_deg=ANGLES_DEG, pixel_nm=1.0, name="blobs")
     truth = blobs.truth()
     heights = blobs.heights(slices)
-    print(f"FBP of {n} x {n} from {len(ANGLES_DEG)} tilts, {cpu_count()} cores")
-    print("                               s a slice     ratio   core s a slice    ratio    error")
-    ours = None
-
-    def report(name: str, clock: float, processor: float, error: float | None) -> None:
-        nonlocal ours
-        ours = ours or (clock, processor)
-        ratios = f"{clock:9.4f} {clock / ours[0]:8.1f} x   {processor:9.4f} {processor / ours[1]:9.1f} x"
-        print(f"  {name:<28} {ratios}   {'' if error is None else f'{error:7.4f}'}", flush=True)
-
+    add = partial(table.add, f"FBP, {n}² from {len(ANGLES_DEG)} tilts")
     clock, processor, found = taken(lambda: reconstruct(series, device="cpu"), slices)
-    report("mesotomo, NUFFT", clock, processor, relative(found[0] / heights[0], truth))
-    if present("tomopy"):
-        import tomopy
+    add("mesotomo", clock, processor, relative(found[0] / heights[0], truth))
+    if tomopy:
+        import tomopy as peer
 
-        options = {"center": (n - 1) / 2, "algorithm": "gridrec", "filter_name": "ramlak"}
         radians = -np.deg2rad(ANGLES_DEG)
-        clock, processor, found = taken(lambda: tomopy.recon(series.images, radians, **options), slices)
-        # judged about the axis that it has, and by the best scale and the best constant
-        its = blobs.truth((n // 2 - 1, n // 2))
-        level = np.stack([found[0].ravel(), np.ones(n * n)], axis=1)
-        best = level @ np.linalg.lstsq(level, its.ravel(), rcond=None)[0]
-        report("TomoPy gridrec", clock, processor, relative(best, its.ravel()))
-        clock, processor, found = taken(lambda: reconstruct(few, engine="tomopy", device="cpu"), 2, repeats=1)
-        report("the same, padded", clock, processor, relative(found[0] / heights[0], truth))
-    if present("astra"):
-        clock, processor, found = taken(lambda: reconstruct(few, engine="astra", device="cpu"), 2, repeats=1)
-        report("ASTRA", clock, processor, relative(found[0] / heights[0], truth))
+        # it wraps what its filter spreads beyond the field: padded by a half it does so no longer
+        for padding, some in ((0, slices), (n // 4, 16)):
+            images = np.pad(series.images[:, :some], ((0, 0), (0, 0), (padding, padding)))
+            options = {"center": padding + (n - 1) / 2, "algorithm": "gridrec", "filter_name": "ramlak"}
+            clock, processor, found = taken(partial(peer.recon, images, radians, **options), some, repeats=3)
+            # judged about the axis that it has, and by the best scale and the best constant
+            its = blobs.truth((n // 2 - 1, n // 2)).ravel()
+            inside = found[0, padding : padding + n, padding : padding + n].ravel()
+            level = np.stack([inside, np.ones(n * n)], axis=1)
+            best = level @ np.linalg.lstsq(level, its, rcond=None)[0]
+            add(f"TomoPy gridrec{', padded by a half' if padding else ''}", clock, processor, relative(best, its))
+        clock, processor, found = taken(lambda: reconstruct(few, engine="tomopy", device="cpu"), 8, repeats=3)
+        add("TomoPy gridrec, as our engine", clock, processor, relative(found[0] / heights[0], truth))
+    if astra:
+        clock, processor, found = taken(lambda: reconstruct(few, engine="astra", device="cpu"), 8, repeats=1)
+        add("ASTRA", clock, processor, relative(found[0] / heights[0], truth))
     image = series.images[:, 0].T
-    report("scikit-image iradon", *taken(lambda: iradon(image, theta=ANGLES_DEG, circle=True), 1, repeats=1)[:2], None)
+    add("scikit-image iradon", *taken(lambda: iradon(image, theta=ANGLES_DEG, circle=True), 1, repeats=3)[:2], None)
 
 
-def iterations() -> None:
+def iterations(table: Table, astra: bool, tomopy: bool) -> None:
     """SIRT and CGLS: seconds a slice and the residual, each by its own projector."""
     n, slices = ITERATED, 16
     series = Blobs(n).series(slices, noise=0.01)
     one = TiltSeries(images=series.images[:, :1], angles_deg=ANGLES_DEG, pixel_nm=1.0, name="blobs")
-    print(f"{ITERATIONS} iterations, {n} x {n} from {len(ANGLES_DEG)} tilts with 1 % noise, no bound on the slices")
-    has_astra, has_tomopy = present("astra"), present("tomopy")
     for method in ("sirt", "cgls"):
+        add = partial(table.add, f"{method.upper()}, {ITERATIONS} iterations, {n}²")
         options = {"method": method, "nonnegative": False, "device": "cpu"}
-        clock, processor, found = once(reconstruct, series, iterations=ITERATIONS, **options)
-        clock, processor = clock / slices, processor / slices
+        run = partial(reconstruct, series, iterations=ITERATIONS, **options)
+        clock, processor, found = taken(run, slices, repeats=3)
         residual = relative(Projector(ANGLES_DEG, n).forward(found[:1]), one.images)
-        ours = f"{clock:8.3f} s a slice ({processor:.3f} core s), residual {residual:.5f}"
-        print(f"  {method}  mesotomo {ours}", flush=True)
-        if has_astra:
-            theirs = once(reconstruct, one, engine="astra", iterations=ITERATIONS, **options)
-            their_residual = relative(astra_forward(theirs[2][0]), one.images[:, 0])
-            print(
-                f"        ASTRA    {theirs[0]:8.3f} s a slice ({theirs[1]:.3f} core s), residual {their_residual:.5f}: "
-                f"{theirs[0] / clock:.0f} x the time ({theirs[1] / processor:.0f} x core s); our residual is "
-                f"{100 * (residual / their_residual - 1):+.2f} % of it off",
-                flush=True,
-            )
-        if has_tomopy and method == "sirt":
-            theirs = once(reconstruct, one, engine="tomopy", iterations=3, **options)
-            seconds, core_seconds = (ITERATIONS / 3 * value for value in theirs[:2])
-            print(
-                f"        TomoPy   {seconds:8.3f} s a slice ({core_seconds:.3f} core s), from 3 iterations: "
-                f"{seconds / clock:.0f} x the time ({core_seconds / processor:.0f} x core s)",
-                flush=True,
-            )
-
-
-def once(function: Callable[..., np.ndarray], *arguments: object, **options: object) -> tuple[float, float, np.ndarray]:
-    """Seconds on the clock and of the processor, and the result, of what takes too long to repeat."""
-    clock, processor = time.perf_counter(), time.process_time()
-    result = function(*arguments, **options)
-    return time.perf_counter() - clock, time.process_time() - processor, result
+        add("mesotomo", clock, processor, residual)
+        if astra:
+            run = partial(reconstruct, one, engine="astra", iterations=ITERATIONS, **options)
+            clock, processor, found = taken(run, 1, repeats=1)
+            add("ASTRA", clock, processor, relative(astra_forward(found[0]), one.images[:, 0]))
+        if tomopy and method == "sirt":
+            # its iterations take all the same time, half a minute each ten
+            run = partial(reconstruct, one, engine="tomopy", iterations=3, **options)
+            clock, processor, _ = taken(run, 1, repeats=1)
+            add("TomoPy, from 3", ITERATIONS / 3 * clock, ITERATIONS / 3 * processor, None)
 
 
 def astra_forward(slices: np.ndarray) -> np.ndarray:
@@ -187,21 +198,26 @@ def relative(found: np.ndarray, truth: np.ndarray) -> float:
     return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
-def paper_size() -> None:
+def paper_size() -> list[dict[str, object]]:
     """FBP of the whole paper-size series, in memory and with a limit into Zarr, each in a process of its own."""
     slices, n = PAPER
     print(f"FBP of {len(ANGLES_DEG)} x {slices} x {n} to {slices} x {n} x {n}")
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tomogram.ome.zarr"
         for name, limit in (("memory='4GB', into Zarr", "4GB"), ("in memory", "")):
             command = [sys.executable, __file__, "--child", str(path), "--limit", limit]
             answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            row = {"task": f"FBP, {slices} slices of {n}²", "program": f"mesotomo, {name}"}
+            row |= {key: round(answer[key], 1) for key in ("seconds", "core_seconds")}
+            rows.append(row | {"peak_gb": round(answer["peak"] / 1e9, 2), "data_gb": round(answer["data"] / 1e9, 2)})
             print(
                 f"  {name:<24} {answer['seconds']:6.1f} s ({answer['core_seconds']:.1f} core s), peak "
                 f"{answer['peak'] / 1e9:.2f} GB = {answer['peak'] / answer['data']:.2f} x (series + tomogram)",
                 flush=True,
             )
         print(f"  the two differ by {answer['difference']:.1e} of the largest value")
+    return rows
 
 
 def child(path: Path, limit: str) -> None:
@@ -221,14 +237,34 @@ def child(path: Path, limit: str) -> None:
     print(json.dumps(answer))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print all ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", action="store_true", help=f"store the table in {STORED.name}")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--limit", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(arguments.child, arguments.limit)
-    else:
-        back_projection()
-        iterations()
-        paper_size()
+        return
+    # what else the machine is at, before we begin: above 0.5 or so the clock tells of that too
+    load = os.getloadavg()[0]
+    peers = {name: present(name) for name in ("astra", "tomopy")}
+    packages = ["mesotomo", "numpy", "finufft", "scikit-image"]
+    packages += [package for name, package in (("astra", "astra-toolbox"), ("tomopy", "tomopy")) if peers[name]]
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    print(", ".join(f"{package} {version}" for package, version in versions.items()))
+    print(f"{cpu_count()} cores, load {load:.1f} before\n")
+    table = Table()
+    back_projection(table, **peers)
+    iterations(table, **peers)
+    rows = table.rows + paper_size()
+    if arguments.record:
+        head = {"date": datetime.date.today().isoformat(), "versions": versions, "cores": cpu_count()}
+        head = json.dumps(head | {"load_before": round(load, 1)}, indent=1)[:-2]
+        lines = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        STORED.write_text(f'{head},\n "table": [\n  {lines}\n ]\n}}\n', encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

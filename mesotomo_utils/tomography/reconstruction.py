@@ -96,9 +96,9 @@ def reconstruct(
 
     Notes
     -----
-    For few or limited tilts take ``"cgls"``, non-negative: 30 iterations where noise is below 1 % of the
-    largest image value, 10 at 3 %, 100 where there is none. More fit the noise. SIRT does
-    in 100 what CGLS does in 15 to 30; ``benchmarks/few_tilts.py`` prints both.
+    For few or limited tilts take ``"cgls"``, non-negative: 30 iterations where noise is below 0.5 % of the
+    largest image value, 10 at 1 %, 6 at 3 %, 100 where there is none. More fit the noise. SIRT does
+    in 100 what CGLS does in 10 to 15; ``benchmarks/few_tilts.py`` prints both, ``benchmarks/README.md`` has the table.
 
     Slices do not depend on each other, so the slabs a memory limit makes do not change the result. A
     ``slab`` of the caller's that begins at an odd slice pairs slices otherwise in the transforms,
