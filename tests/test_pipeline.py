@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 
 from mesotomo_utils import distribute
 from mesotomo_utils.workflow import pipeline, results
 from mesotomo_utils.workflow.notebooks import NotebookError, declared_parameters, find_notebooks
+from mesotomo_utils.workflow.pages import Pages
 from mesotomo_utils.workflow.resume import Hashes
 from mesotomo_utils.workflow.sample import load_sample
 from mesotomo_utils.workflow.steps import STEPS, Step, find_step, maker_of
@@ -549,3 +551,21 @@ def test_a_film_counts_as_left_and_goes_with_its_step(tmp_path: Path) -> None:
     run.manifest["steps"][step.stem] = {"status": "done", "outputs": dict.fromkeys(left)}
     pipeline._clear(run, step.stem)
     assert [file.name for file in figures.iterdir()] == ["fig1_structure.png"]
+
+
+# ------------------------------------------------------------------ pages
+
+
+def test_pages_are_there_when_their_writer_is_left_and_a_broken_notebook_costs_no_other(tmp_path, capfd):
+    whole, broken = tmp_path / "whole.ipynb", tmp_path / "broken.ipynb"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Of this notebook")])
+    nbformat.write(notebook, whole)
+    broken.write_text("{")
+    with Pages() as pages:
+        for file in (tmp_path / "never_written.ipynb", broken, whole):
+            pages.submit(file)
+    assert "Of this notebook" in whole.with_suffix(".html").read_text()
+    assert [file.name for file in tmp_path.glob("*.html")] == ["whole.html"]
+    said = capfd.readouterr().err
+    assert "broken.ipynb: not written as a page" in said
+    assert "never_written" not in said

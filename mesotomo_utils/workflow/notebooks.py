@@ -172,13 +172,3 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, kernel
         raise NotebookFailed("its kernel died; where memory ran out, --memory or a smaller sample helps") from None
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-
-
-def write_page(file: Path) -> Path:
-    """Write an executed notebook as a page beside it."""
-    from nbconvert import HTMLExporter
-
-    from mesotomo_utils.workflow.files import write_text
-
-    body, _ = HTMLExporter().from_filename(str(file))
-    return write_text(file.with_suffix(".html"), body)

@@ -13,7 +13,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from typing import Any
 from mesotomo_utils.workflow import notebooks, results
 from mesotomo_utils.workflow.files import remove
 from mesotomo_utils.workflow.kernels import Kernels
+from mesotomo_utils.workflow.pages import Pages
 from mesotomo_utils.workflow.parameters import BadInput, given_parameters
 from mesotomo_utils.workflow.resume import Hashes, code_hashes, input_hashes, why_again
 from mesotomo_utils.workflow.sample import Sample, load_sample, repository_root, steps_of
@@ -228,7 +228,7 @@ def execute(run: Run, *, force: bool = False, say: Callable[[str], None] = print
     except OSError as error:
         raise BadInput(f"{run.run_dir}: cannot be written ({error.strerror}); choose another --out") from None
     # an executed notebook becomes a page while the next one runs
-    with _alone(run.run_dir), ThreadPoolExecutor(1) as pages, Kernels(run.root) as kernels:
+    with _alone(run.run_dir), Pages() as pages, Kernels(run.root) as kernels:
         for pattern in (".tmp-*", "*/.tmp-*", ".*.partial-*"):
             for left in run.run_dir.glob(pattern):
                 remove(left)  # by a run that was killed
@@ -258,7 +258,7 @@ def _one(
     force: bool,
     hashes: Hashes,
     say: Callable[[str], None],
-    pages: ThreadPoolExecutor,
+    pages: Pages,
     kernels: Kernels,
 ) -> None:
     """Run one step, unless it is current."""
@@ -280,7 +280,7 @@ def _one(
     if why is None:
         say(f"{step.stem:<22} current")
         if target.exists() and not target.with_suffix(".html").exists():
-            pages.submit(notebooks.write_page, target)  # the run was killed before it was written
+            pages.submit(target)  # the run was killed before it was written
         return
     say(f"{step.stem:<22} runs, because {why}" if step.stem in entries else f"{step.stem:<22} runs")
     _clear(run, step.stem)
@@ -298,7 +298,7 @@ def _one(
         _write_manifest(run)
         raise StepFailed(f"{step.stem} failed: {error}; see {target}") from None
     finally:
-        pages.submit(notebooks.write_page, target)
+        pages.submit(target)
     facts = results.read_json(run.run_dir, f"results/kernel/{step.stem}.json")
     entry |= {
         "status": "done",
