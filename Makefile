@@ -71,7 +71,7 @@ paper: setup  ## the twin of the paper, 633 dots
 	$(BIN)/mesotomo run paper --out runs/paper
 	$(BIN)/mesotomo check runs/paper
 
-# beside the peers first, what takes longest last: the intervals on 200 twins, 25 minutes of two cores
+# beside the peers first, what takes longest last: the intervals on 200 twins, most of an hour of two cores
 bench: $(BENCH_READY)  ## ours beside every peer that can be had, what dots and tomograms cost, what intervals hold
 	$(BENCH)/bin/mesotomo run small --out runs/bench --to 01
 	$(BIN)/python benchmarks/gpu.py  # CuPy is in .venv, where somebody wants it

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import sys
-import warnings
 from importlib import import_module
 
 IMPORTED = (
@@ -33,23 +32,13 @@ def _draw_once() -> None:
         figure.savefig(io.BytesIO(), format=kind)
 
 
-def _import_for_later() -> None:
-    """What only notebook 04 needs; two seconds, spent while the first notebook runs."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm misses ipywidgets
-        import_module("pyvista.plotting")
-        _ = import_module("orix.crystal_map").CrystalMap, import_module("orix.io").save  # orix imports when asked
-
-
 def _await_order(answers: int) -> dict:
     """Fork for every order; returns, with the order, in the children only."""
-    for number, line in enumerate(sys.stdin.buffer):
+    for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
             return json.loads(line)
         os.write(answers, b"%d\n" % child)
-        if number == 0:
-            _import_for_later()
     sys.exit()  # the run has ended
 
 
