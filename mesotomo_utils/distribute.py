@@ -27,6 +27,11 @@ _CONNECT_S, _WORKERS_S = 10, 60
 """How long a scheduler may take to answer, and its first worker to come, seconds."""
 
 
+def chunk_depth(array: Any, axis: int = 0) -> int:
+    """How many slices along an axis share the chunks of a Zarr array: read apart, each would read them anew; else 1."""
+    return array.chunks[axis] if hasattr(array, "chunks") else 1
+
+
 def map_items(
     function: Callable[[Any], Any],
     items: Iterable[Any],

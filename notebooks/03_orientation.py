@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
-from mesotomo_utils.analysis import statistics
+from mesotomo_utils.analysis import orientation_sigma
 from mesotomo_utils.mapping import lattice_spots, model_dot, orientation, orientation_errors, replicas, strain
 from mesotomo_utils.tomography.tomogram import open_tomogram
 from mesotomo_utils.visualization import figures, orientation_figures
@@ -254,7 +254,7 @@ if removable:
 #
 # So $\sigma^2 = \sigma_\mathrm{noise}^2 + (f \delta)^2$. $\delta$ is the turn that the removal made with all tilts, as a
 # law in the lattice SNR fitted to all dots (one turn says little of its own dot). $f$ is the part of it left: on
-# twins $0.44\,f_h^{0.38}$, $f_h$ the part left in the halves, which have the harder task; and up to 1.65 times that where
+# twins $0.42\,f_h^{0.38}$, $f_h$ the part left in the halves, which have the harder task; and up to 1.65 times that where
 # both lack the same wedge of tilts (`benchmarks/calibrate_errors.py`). A turn common to all dots is the halves' own
 # alignment, and taken out. A scale of tilts that is wrong throughout shows in neither.
 
@@ -268,7 +268,7 @@ if visible and all(results.exists(run_dir, name) for name in halves):
         even.data, odd.data, voxel_nm, xyz, table, model=model, angles_deg=half_angles_deg, replica_turn_deg=turn_deg,
         lattice_nm=lattice_nm, window_nm=window, progress="half sets", **at,
     )
-errors.describe().T.round(4)
+errors.drop(columns=orientation_errors.PARTS, errors="ignore").describe().T.round(4)
 
 # %%
 if errors["sigma_deg"].notna().any():
@@ -371,18 +371,9 @@ orientations = pd.concat([centres[["qd"]], table[orientation.QUATERNION], errors
 orientations["lattice_snr"] = table["lattice_snr"]
 results.write_table(run_dir, "orientations.csv", orientations)
 summary = orientation_errors.summary(table, errors, common_deg)
-typical = statistics.Estimate(summary["sigma_deg"], n=summary["n"])
-if np.isfinite(summary["sigma_deg"]):
-    wedge = orientation_errors.wedge_factor(np.concatenate(half_angles_deg)) if removable else 1.0
-    blocks = statistics.places((xyz @ lattice.film_frame(V))[:, :2], spacing_nm=np.linalg.norm(V[:, :2], axis=0).mean())
-    rng = np.random.default_rng([seed, 1])
-    draws = statistics.bootstrap(
-        lambda rows: orientation_errors.typical_sigma(errors, table["lattice_snr"].to_numpy(), rows, wedge=wedge),
-        blocks, n_resamples=n_resamples, rng=rng,
-    )
-    draws = draws * np.exp(orientation_errors.LAW_SPREAD * rng.standard_normal(len(draws)))  # the constants are not exact
-    options = {"n_blocks": statistics.n_blocks(blocks), "n": summary["n"], "log": True}
-    typical = statistics.interval(summary["sigma_deg"], draws, **options)
+wedge = orientation_errors.wedge_factor(np.concatenate(half_angles_deg)) if removable else 1.0
+options = {"wedge": wedge, "n_resamples": n_resamples, "rng": np.random.default_rng([seed, 1])}
+typical = orientation_sigma.typical_error(errors, table, xyz, V, **options)
 pd.Series(typical.as_result(), name="orientation_sigma_deg", dtype=object).to_frame()
 
 # %%

@@ -7,6 +7,7 @@ from orix.quaternion import Rotation
 from orix.vector import Vector3d
 
 from mesotomo_utils import lattice
+from mesotomo_utils.analysis import orientation_sigma
 from mesotomo_utils.mapping import (
     lattice_signal,
     lattice_spots,
@@ -514,6 +515,26 @@ def test_the_typical_error_scatters_as_its_bootstrap_says():
     assert 0.8 < np.mean(over_draws) / np.std(over_samples) < 1.6
     wedge = [orientation_errors.typical_sigma(samples[0], snr, everything, wedge=factor) for factor in (1.0, 1.65)]
     assert wedge[1] > 1.5 * wedge[0]
+
+
+def test_the_typical_error_has_an_interval_where_half_sets_tell_it():
+    rng = np.random.default_rng(2)
+    errors = half_sets(64, rng)
+    table = pd.DataFrame({"qw": 1.0, "lattice_snr": np.full(64, 100.0)})
+    table.loc[60:, "qw"] = errors.loc[60:, "sigma_deg"] = np.nan
+    cell = lattice.cell_matrix(6.2, 6.0, 5.8, 98, 95, 93)
+    xyz = np.stack(np.meshgrid(*[np.arange(4.0)] * 3), axis=-1).reshape(-1, 3) @ cell.T
+    options = {"wedge": 1.0, "n_resamples": 100}
+    found = orientation_sigma.typical_error(errors, table, xyz, cell, **options, rng=np.random.default_rng(3))
+    low, high = found.low, found.high
+    assert found.n == 60
+    assert low < found.value < high
+    # the constants alone are off by so much
+    assert np.log(high / low) > 2 * 1.96 * orientation_errors.LAW_SPREAD
+    missing = errors.assign(sigma_deg=np.nan)
+    nothing = orientation_sigma.typical_error(missing, table, xyz, cell, **options, rng=np.random.default_rng(3))
+    assert np.isnan(nothing.value)
+    assert nothing.as_result()["interval_95"] is None
 
 
 def test_the_typical_error_is_that_of_the_dots_with_an_orientation():

@@ -126,7 +126,7 @@ def refine_centres(
                 break
         return inversion.follow(at, scales[-1:]) if restarts else at
 
-    refined = _in_chunks(refine, start, device=image.device, dask=dask)
+    refined = _in_chunks(refine, start, image, dask=dask)
     lost = np.linalg.norm(refined - start, axis=1) > image.diameter_nm / 3
     refined[lost] = start[lost]
     return refined
@@ -159,15 +159,16 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | N
         chosen = np.array(ends)[best, np.arange(len(first))]
         return np.where(np.isfinite(costs.min(axis=0))[:, None], chosen, first)
 
-    return _in_chunks(refine, start, device=image.device, dask=dask)
+    return _in_chunks(refine, start, image, dask=dask)
 
 
-def _in_chunks(function, points: np.ndarray, *, device: str, dask: str | None) -> np.ndarray:
+def _in_chunks(function, points: np.ndarray, image: BodyImage, *, dask: str | None) -> np.ndarray:
     """Apply a function of (n, 3) points to groups of them, small ones on all cores or on a cluster, larger on a GPU."""
     if len(points) == 0:
         return points.copy()
-    chunks = np.array_split(points, int(np.ceil(len(points) / _CHUNK[device])))
-    return np.concatenate(map_items(function, chunks, workers=1 if device == "cuda" else None, dask=dask))
+    _ = image.sampler  # made once, before the threads or the workers ask for it
+    chunks = np.array_split(points, int(np.ceil(len(points) / _CHUNK[image.device])))
+    return np.concatenate(map_items(function, chunks, workers=1 if image.device == "cuda" else None, dask=dask))
 
 
 class _Inversion:
@@ -274,8 +275,7 @@ def missing_core(image: BodyImage, xyz_nm, template: Template, *, dask: str | No
         # The blurred facet of a whole dot counts as there: seven tenths of the level do.
         return (1 - np.clip(patches[:, core] / (0.7 * level[:, None]), 0, 1)).mean(axis=1)
 
-    _ = image.sampler  # made once, before the threads or the workers ask for it
-    return _in_chunks(measure, xyz, device=image.device, dask=dask) if len(xyz) else np.zeros(0)
+    return _in_chunks(measure, xyz, image, dask=dask) if len(xyz) else np.zeros(0)
 
 
 def on_rim(xyz_nm, diameter_nm: float) -> np.ndarray:
@@ -360,8 +360,7 @@ def recentre_cut(
         best = np.argmin(costs, axis=0)
         return np.array(ends)[best, np.arange(len(first))]
 
-    _ = image.sampler  # made once, before the threads or the workers ask for it
-    return _in_chunks(refine, start, device=image.device, dask=dask)
+    return _in_chunks(refine, start, image, dask=dask)
 
 
 def find_centres(

@@ -32,6 +32,8 @@ LAW_SPREAD = 0.08
 
 TURN = ["turn_x_deg", "turn_y_deg", "turn_z_deg"]
 TAKEN = ["taken_x_deg", "taken_y_deg", "taken_z_deg"]
+PARTS = [*TAKEN, "replica_turn_deg", "noise_deg"]
+"""What σ was made from, for those who make it anew."""
 
 
 def half_set_turns(even: np.ndarray, odd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from mesotomo_utils.backend import cpu_count, get_array_module, resolve_device, to_device, to_numpy
-from mesotomo_utils.distribute import each_item, map_items
+from mesotomo_utils.distribute import chunk_depth, each_item, map_items
 
 #: A Gaussian is cut off where it has fallen to 3e-4 of its height.
 _CUT_SIGMAS = 4.0
@@ -70,9 +70,8 @@ def coarsen(
     z_matrix = np.zeros((sizes[0], shape[0]), np.float32)
     for start, stop, first, last, weights in z_bands:
         z_matrix[start:stop, first:last] = weights
-    rows = max(1, int(_SLAB_VALUES // (shape[1] * shape[2])))
-    if hasattr(volume, "chunks"):
-        rows = -(-rows // volume.chunks[0]) * volume.chunks[0]  # no chunk is read twice
+    depth = chunk_depth(volume)
+    rows = -(-max(1, int(_SLAB_VALUES // (shape[1] * shape[2]))) // depth) * depth  # no chunk is read twice
 
     where = resolve_device(device)
     z_matrix_there = to_device(z_matrix, where)

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.feature import peak_local_max
 
 from mesotomo_utils import lattice
-from mesotomo_utils.distribute import map_items
+from mesotomo_utils.distribute import chunk_depth, map_items
 from mesotomo_utils.tomography.lattice_lines import FAMILIES
 from mesotomo_utils.tomography.resolution import Window
 
@@ -227,8 +227,7 @@ def _thinned(volume: Any, factor: int) -> np.ndarray:
     """Mean of cubes of ``factor`` voxels, read slab by slab; what fills no cube is left out."""
     n_z, n_y, n_x = (n // factor for n in volume.shape)
     out = np.empty((n_z, n_y, n_x), np.float32)
-    # a Zarr array as deep as its chunks: slab by slab of cubes it would be read many times over
-    together = max(1, math.ceil(volume.chunks[0] / factor)) if hasattr(volume, "chunks") else 1
+    together = math.ceil(chunk_depth(volume) / factor)
     for first in range(0, n_z, together):
         last = min(first + together, n_z)
         slabs = np.asarray(volume[first * factor : last * factor, : n_y * factor, : n_x * factor])

@@ -105,7 +105,7 @@ def rocksalt_lines(
         if len(parity) > 1:
             raise ValueError(f"{hkl}: rock salt has no reflection with mixed indices")
         factor = 4 * (cation + (0 if cation_only else anion * (1 if parity == {0} else -1)))
-        q = math.sqrt(sum(index**2 for index in hkl)) / lattice_nm
+        q = _frequency(hkl, lattice_nm)
         sigma_probe = probe_fwhm_nm / math.sqrt(8 * math.log(2))
         blur = math.exp(-4 * math.pi**2 * q**2 * (rms_displacement_nm**2 + sigma_probe**2))
         multiplicity = len(set(permutations(hkl))) * 2 ** sum(index != 0 for index in hkl)
@@ -149,10 +149,8 @@ def families_to_try(spectrum: pd.DataFrame, lattice_nm: float) -> tuple[tuple[in
 
     Parameters
     ----------
-    spectrum
-        From :func:`radial_power`.
-    lattice_nm
-        Cubic lattice parameter, nm.
+    spectrum, lattice_nm
+        As for :func:`visible_lines`.
 
     Returns
     -------
@@ -162,7 +160,7 @@ def families_to_try(spectrum: pd.DataFrame, lattice_nm: float) -> tuple[tuple[in
         lines too broad.
     """
     reach = _REACH * spectrum["q_per_nm"].to_numpy()[-1]
-    within = [math.sqrt(sum(i * i for i in hkl)) / lattice_nm < reach for hkl in (*FAMILIES[-1:], *FINER)]
+    within = [_frequency(hkl, lattice_nm) < reach for hkl in (*FAMILIES[-1:], *FINER)]
     return FAMILIES + FINER[: sum(within)]
 
 
@@ -200,7 +198,7 @@ def visible_lines(
     sit where the lattice puts them and share one width, found by trial. The scatter of the shells
     between the lines is the noise; it includes what a cubic cannot follow.
     """
-    q_lines = np.array([math.sqrt(sum(i * i for i in hkl)) / lattice_nm for hkl in families])
+    q_lines = np.array([_frequency(hkl, lattice_nm) for hkl in families])
     q, power = spectrum["q_per_nm"].to_numpy(), spectrum["power"].to_numpy()
     reach = _REACH * q[-1]
     if q_lines[0] > reach:
@@ -337,3 +335,8 @@ def _fit_lines(q: np.ndarray, power: np.ndarray, shapes: np.ndarray) -> tuple[fl
         excess = np.linalg.lstsq(shapes, power / background - 1, rcond=None)[0]
     model = 1 + shapes @ excess
     return float((((power / background - model) / np.maximum(model, 1)) ** 2).sum()), excess, background
+
+
+def _frequency(hkl: tuple[int, int, int], lattice_nm: float) -> float:
+    """Of a family of planes in a cubic lattice, nm⁻¹."""
+    return math.sqrt(sum(index * index for index in hkl)) / lattice_nm

@@ -18,6 +18,7 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from mesotomo_utils import backend
+from mesotomo_utils.distribute import chunk_depth
 
 Window = tuple[slice, slice, slice]
 FSC_THRESHOLDS = {"0.143": 0.143, "0.5": 0.5}
@@ -374,8 +375,7 @@ def _size(window: Window) -> tuple[int, ...]:
 def _check(volume: Any) -> None:
     if len(volume.shape) != 3:
         raise ValueError(f"a tomogram has the axes [z, y, x]; this array has the shape {volume.shape}")
-    # as many slices as a chunk has, up to the first voxel that differs: of most tomograms one slab is read
-    depth = volume.chunks[0] if hasattr(volume, "chunks") else 1
+    depth = chunk_depth(volume)  # up to the first voxel that differs: of most tomograms one slab is read
     first = np.asarray(volume[:1, :1, :1]).flat[0]
     if all(np.all(volume[z : z + depth] == first) for z in range(0, volume.shape[0], depth)):
         raise ValueError(f"the tomogram is constant, every voxel is {first:g}")

@@ -130,7 +130,8 @@ def _orientation_rows(structure: Structure) -> list[Row]:
         value = turned_in_plane(mean(start), mean(end))
         rows.append(("in_plane_turn_c7_c9_deg", None, asked, value, "deg", "ours, for the paper's several degrees", ""))
 
-    inner, outer = ((whole & on[k]) for on in _inside_and_surface(p.layers))
+    surface = np.isin(k, [0, p.layers - 1])
+    inner, outer = whole & ~surface, whole & surface
     if inner.any():
         own = np.stack([mean(numbers == n) for n in numbers])[k]
         square = lattice.rotation_angle_deg(np.swapaxes(own, 1, 2) @ R) ** 2
@@ -150,7 +151,7 @@ def _neighbour_rows(structure: Structure) -> list[Row]:
         ("explained_variance", None, p.explained_variance, share, "", "paper, Fig. 4", "the in-plane spread"),
         ("common_axis_off", None, 0.0, float(off), "deg", "paper, Fig. 4", "the turn, which is about another axis"),
     ]
-    delta = lattice.rotation_vectors(np.swapaxes(R[pairs[:, 0]], 1, 2) @ R[pairs[:, 1]])
+    delta = order.neighbour_turns(R, pairs)
     theta = np.linalg.norm(delta, axis=1)
     for n, name in enumerate("abc"):
         own = (axis == n) & (theta > 0)
@@ -200,14 +201,9 @@ def _size_rows(structure: Structure) -> list[Row]:
     ]  # fmt: skip
 
 
-def _inside_and_surface(layers: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    surface = np.isin(np.arange(layers), [0, layers - 1])
-    return ~surface, surface
-
-
 def _turned_deg(start: Array, end: Array) -> Array:
     """(3,) rotation vector from one orientation to another in the crystal frame of the first, degrees."""
-    return np.rad2deg(lattice.rotation_vectors((start.T @ end)[None]))[0]
+    return np.rad2deg(lattice.rotation_vectors(start.T @ end))
 
 
 def _slope(height: Array, value: Array, kind: NDArray[np.int64]) -> float:

@@ -56,11 +56,15 @@ def spread_deg(directions: tuple[Array, Array], frame: Array) -> tuple[float, fl
     return float(widths[0]), float(widths[1])
 
 
+def neighbour_turns(R: Array, pairs: NDArray[np.int64]) -> Array:
+    """(P, 3) rotation vectors from the first to the second of each pair, crystal frame of the first, degrees."""
+    first, second = pairs.T
+    return np.rad2deg(lattice.rotation_vectors(np.swapaxes(R[first], 1, 2) @ R[second]))
+
+
 def neighbour_second_moment(R: Array, pairs: NDArray[np.int64]) -> Array:
     """(3, 3) mean of the outer products of neighbours' rotation vectors, crystal frame, degrees^2."""
-    first, second = pairs.T
-    relative = np.swapaxes(R[first], 1, 2) @ R[second]
-    delta = np.rad2deg(lattice.rotation_vectors(relative))
+    delta = neighbour_turns(R, pairs)
     return delta.T @ delta / len(delta)
 
 

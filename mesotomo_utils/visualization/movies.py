@@ -10,6 +10,8 @@ import imageio.v3 as imageio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mesotomo_utils.distribute import chunk_depth
+
 
 def write_movie(path: str | Path, frames: Iterable[np.ndarray], *, frames_per_second: float = 12.0) -> Path:
     """Write frames as GIF or MP4, by the suffix of ``path``; under its final name only once whole.
@@ -168,7 +170,7 @@ def slice_frames(
 
 def _sections(volume: Any, number: int, places: np.ndarray, box: tuple[slice, ...]) -> Iterator[np.ndarray]:
     """Sections across an axis, in order; those in one layer of chunks of a Zarr array share one reading."""
-    depth = volume.chunks[number] if hasattr(volume, "chunks") else 1
+    depth = chunk_depth(volume, number)
     for _, layer in groupby(places.tolist(), key=lambda place: place // depth):
         layer = list(layer)
         where = [*box[:number], slice(layer[0], layer[-1] + 1), *box[number + 1 :]]
