@@ -104,7 +104,7 @@ if is_twin:
 
 # %%
 order = account.order_table(built) if is_twin else pd.DataFrame(columns=account.COLUMNS)
-order.round(3)
+order.drop(columns="gave_way_to").round(3)
 
 # %%
 off = account.gave_way(order) if is_twin else order

@@ -396,7 +396,7 @@ told.round(5) if shared.n_spots else not_told
 # too. Two cautions: a distortion that both halves share stays invisible; and each half has only every other
 # tilt, so at high frequencies the two sample different directions, and the whole tomogram is better than the FSC says.
 # Here the halves are compared in the windows of the spectrum, inside the needle; over the whole field, as in the table
-# below of the needle beside another program, they agree to finer detail, because the edge of an object in empty space
+# above of the needle beside another program, they agree to finer detail, because the edge of an object in empty space
 # correlates well.
 
 # %%
