@@ -3,7 +3,7 @@
 Each twin goes through the notebooks themselves, cell by cell and without their pictures, from its tables to
 ``results.json``. The truth of a sample is what the same notebooks find in its tables without errors of measurement;
 the truth of the generator is the mean of that over samples. An interval is meant for the second: another sample from
-the same process would give another value. So it holds the first more often. Twenty-five minutes on two cores.
+the same process would give another value. So it holds the first more often. Half an hour to an hour on two cores.
 
     python benchmarks/interval_coverage.py [TWINS] [--record]
 
@@ -168,13 +168,15 @@ def coverage(measured: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
 
 
 def code_hash() -> str:
-    """Of the analysis, the twin of tables and the notebooks: the table is theirs."""
+    """Of the analysis, the twin of tables and the code of the notebooks, not their prose: the table is theirs."""
     folders = [ROOT / "mesotomo_utils" / name for name in ("analysis", "twin")]
     files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
     mapping = ROOT / "mesotomo_utils" / "mapping"
     files += [mapping / f"{name}.py" for name in ("cell_errors", "indexing", "superlattice")]
-    files += [ROOT / "notebooks" / f"{step}.py" for step in STEPS]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    notebooks = find_notebooks(ROOT / "notebooks")
+    cells = [cell.source for step in STEPS for cell in read_notebook(notebooks[step]).cells if cell.cell_type == "code"]
+    code = [file.read_text() for file in files] + cells
+    return hashlib.sha256("".join(code).encode()).hexdigest()[:16]
 
 
 def main() -> None:
