@@ -123,8 +123,9 @@ if image is not None:
 # Size, shape and orientation of a dot are even and drop out. A neck on one side only makes $|O|$ large and
 # loses its weight, and the voxels around it lose theirs too: the blurred flank of a neck is too faint to stand out
 # itself, yet it pulls (on the twin `small` by 0.03 nm, five times the noise). A neck nearly as thick as its facet
-# makes a second, wrong optimum; so the fit is tried again from points around its end, and the end about which most
-# of the facets are symmetric is kept.
+# makes a second, wrong optimum, in which dot and neck are one longer body; so the fit is tried again from points around
+# its end, and the end about which most of the facets are symmetric is kept. From these centres the necks can be
+# measured (below), and the centres are found a last time with nothing in a neck, nor opposite it, looked at.
 
 # %%
 if image is not None:

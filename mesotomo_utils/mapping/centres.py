@@ -4,13 +4,14 @@ The dots are picked by normalised correlation with a template that is cut from t
 (:mod:`mesotomo_utils.mapping.template`). Each centre is then found on its own, as the point about
 which the dot is its own mirror image (centre of inversion): size, shape and orientation of a dot do
 not move that point. What is no part of the body, a neck or a neighbour that comes near, stands on
-one side only; such voxels lose their weight, and so do those beside them. A dot that the needle's edge has
-cut is no mirror image any more: the inner side of the mean dot is fitted to it.
+one side only; such voxels lose their weight, and so do those beside them. Once the necks are measured, what lies in one
+loses its weight altogether, on both sides. A dot that the needle's edge has cut is no mirror image any more: the inner
+side of the mean dot is fitted to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from mesotomo_utils import lattice
-from mesotomo_utils.backend import get_array_module, to_device, to_numpy
+from mesotomo_utils.backend import to_numpy
 from mesotomo_utils.distribute import map_items
+from mesotomo_utils.mapping.inversion import Inversion, robust_shift
+from mesotomo_utils.mapping.necks import near_necks
 from mesotomo_utils.mapping.sampling import coarsen, offsets_nm, to_index
 from mesotomo_utils.mapping.template import (
     SAME_DOT_DIAMETERS,
@@ -40,6 +43,8 @@ MISSING_RECENTRE = 0.04
 MISSING_MOST = 0.6
 #: Scales of the robust fit of a centre, in body contrasts, from the first step to the last.
 INVERSION_SCALES = (0.12, 0.08, 0.06, 0.06, 0.06)
+#: The same once the necks are left out: with nothing to pull, the whole facets count.
+BESIDE_NECKS_SCALES = (0.1,) * 6
 #: Where a dot is not its own mirror image, voxels up to this far from it lose their weight too: the blurred flank of
 #: a neck is too faint to stand out itself and pulls all the more.
 FLANK_DIAMETERS = 0.05
@@ -47,6 +52,8 @@ FLANK_DIAMETERS = 0.05
 RESTART_DIAMETERS = (0.05, 0.02, 0.02, 0.02, 0.02)
 #: After the second round, only where the last one led farther than this.
 RESTART_GAIN_DIAMETERS = 0.004
+#: A dot that leaving out its necks moves farther than this has them measured once more.
+MOVED_DIAMETERS = 0.01
 #: A first, coarse fit starts from the pick and from six points this far from it.
 START_DIAMETERS = 0.13
 #: What of a half-set error stays when all tilts are there, noise aside. Half as many tilts leave streaks from dot to
@@ -58,6 +65,7 @@ NOISE_DIAMETERS = (0.026, 0.026, 0.013)
 #: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
 SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
+_BESIDE_NECKS: dict[str, tuple[float, ...]] = {"scales": BESIDE_NECKS_SCALES, "restarts": ()}
 #: Dots at a time.
 _CHUNK = {"cpu": 32, "cuda": 256}
 #: Of a cut dot, the part farther out than this from its centre is left out of the fit.
@@ -74,6 +82,7 @@ def refine_centres(
     *,
     scales: tuple[float, ...] = INVERSION_SCALES,
     restarts: Sequence[float] = RESTART_DIAMETERS,
+    necks: pd.DataFrame | None = None,
     dask: str | None = None,
 ) -> np.ndarray:
     """Centre of inversion of each dot.
@@ -91,6 +100,9 @@ def refine_centres(
     restarts
         How far from its result the fit is tried again, in dot diameters, six points a round; the end about which
         most of the facets are their own mirror image is taken. Empty where the picks are good already.
+    necks
+        ``qd_1, qd_2`` (rows of ``xyz_nm``) and ``diameter_nm`` of the necks between them, as far as they are known:
+        nothing within them is looked at.
     dask
         Address of a Dask scheduler whose workers take the dots; None for threads.
 
@@ -100,22 +112,23 @@ def refine_centres(
 
     Notes
     -----
-    With the dot at c + s, the odd part of the image about c is O(r) = -s . grad E(r), E the even
-    part. The template's gradient is the instrument that measures s, free of this dot's own noise.
-    All weights are even in r, so nothing symmetric moves the centre. Where one side has a neck or
-    a neighbour and the other has none, |O| is large and the weight (Geman-McClure) vanishes, and with it
-    that of the voxels around (a minimum filter).
+    How, says :mod:`.inversion`. Where one side has a neck or a neighbour and the other has none, the odd part is large
+    and the weight (Geman-McClure) vanishes, and with it that of the voxels around (a minimum filter). That keeps a
+    thin neck from pulling. One nearly as thick as its facet leaves a second optimum, in which dot and neck are one
+    body; only leaving the neck out makes an end of it.
     """
     start = np.asarray(xyz_nm, float).reshape(-1, 3)
-    inversion = _Inversion(image, template, flank=max(1, round(FLANK_DIAMETERS * image.diameter_nm / image.step_nm)))
+    inversion = Inversion(image, template, flank=max(1, round(FLANK_DIAMETERS * image.diameter_nm / image.step_nm)))
     around = image.diameter_nm * np.vstack([np.eye(3), -np.eye(3)])
 
-    def refine(first: np.ndarray) -> np.ndarray:
-        at = inversion.follow(first, scales)
-        support, left = inversion.support(at, scales[-1]), np.arange(len(at))
+    def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
+        clear = inversion.beside(joints) if joints.shape[1] else None
+        at = inversion.follow(first, scales, clear)
+        support, left = inversion.support(at, scales[-1], clear), np.arange(len(at))
         for number, distance in enumerate(restarts, start=1):
-            ends = [inversion.follow(at[left] + distance * offset, scales[-2:]) for offset in around]
-            tried = np.stack([support[left]] + [inversion.support(end, scales[-1]) for end in ends])
+            some = None if clear is None else clear[left]
+            ends = [inversion.follow(at[left] + distance * offset, scales[-2:], some) for offset in around]
+            tried = np.stack([support[left]] + [inversion.support(end, scales[-1], some) for end in ends])
             best, rows = tried.argmax(axis=0), np.arange(len(left))
             end = np.stack([at[left], *ends])[best, rows]
             far = np.linalg.norm(end - at[left], axis=1) > RESTART_GAIN_DIAMETERS * image.diameter_nm
@@ -124,12 +137,28 @@ def refine_centres(
                 left = left[far]
             if not left.size:
                 break
-        return inversion.follow(at, scales[-1:]) if restarts else at
+        return inversion.follow(at, scales[-1:], clear) if restarts else at
 
-    refined = _in_chunks(refine, start, image, dask=dask)
+    refined = _in_chunks(refine, start, _necks_of_dots(necks, start), image=image, dask=dask)
     lost = np.linalg.norm(refined - start, axis=1) > image.diameter_nm / 3
     refined[lost] = start[lost]
     return refined
+
+
+def _necks_of_dots(necks: pd.DataFrame | None, xyz: np.ndarray) -> np.ndarray:
+    """(N, k, 4) unit vectors and radii of the necks of each dot, nm, zeros where it has fewer than k."""
+    joined = pd.DataFrame() if necks is None else necks[necks["diameter_nm"] > 0]
+    if not len(joined):
+        return np.zeros((len(xyz), 0, 4))
+    ends = joined[["qd_1", "qd_2"]].to_numpy(int)
+    dots = ends.T.ravel()
+    along = xyz[ends[:, 1]] - xyz[ends[:, 0]]
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    rows = np.column_stack([np.vstack([along, -along]), np.tile(joined["diameter_nm"] / 2, 2)])
+    place = pd.Series(dots).groupby(dots).cumcount().to_numpy()
+    found = np.zeros((len(xyz), place.max() + 1, 4))
+    found[dots, place] = rows
+    return found
 
 
 def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | None = None) -> np.ndarray:
@@ -144,7 +173,7 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | N
         image.values, image.step_nm, step_nm=0.08 * diameter, sigma_nm=0.045 * diameter, device=image.device
     )
     coarse = BodyImage(values, 0.08 * diameter, diameter, image.background, image.contrast, image.device)
-    inversion = _Inversion(coarse, mean_dot(coarse, start[: max(1, len(start) // 2)]))
+    inversion = Inversion(coarse, mean_dot(coarse, start[: max(1, len(start) // 2)]))
     offsets = START_DIAMETERS * diameter * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])
 
     def refine(first: np.ndarray) -> np.ndarray:
@@ -159,96 +188,21 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | N
         chosen = np.array(ends)[best, np.arange(len(first))]
         return np.where(np.isfinite(costs.min(axis=0))[:, None], chosen, first)
 
-    return _in_chunks(refine, start, image, dask=dask)
+    return _in_chunks(refine, start, image=image, dask=dask)
 
 
-def _in_chunks(function, points: np.ndarray, image: BodyImage, *, dask: str | None) -> np.ndarray:
-    """Apply a function of (n, 3) points to groups of them, small ones on all cores or on a cluster, larger on a GPU."""
+def _in_chunks(function, points: np.ndarray, *others: np.ndarray, image: BodyImage, dask: str | None) -> np.ndarray:
+    """Apply a function of (n, 3) points to groups of them, small ones on all cores or on a cluster, larger on a GPU.
+
+    ``others``, as long as the points, are handed over in the same groups.
+    """
     if len(points) == 0:
         return points.copy()
     _ = image.sampler  # made once, before the threads or the workers ask for it
-    chunks = np.array_split(points, int(np.ceil(len(points) / _CHUNK[image.device])))
-    return np.concatenate(map_items(function, chunks, workers=1 if image.device == "cuda" else None, dask=dask))
-
-
-class _Inversion:
-    """How far dots are from being their own mirror image about a point, and which shift mends it."""
-
-    def __init__(self, image: BodyImage, template: Template, *, flank: int = 0):
-        self._sampler = image.sampler
-        middle = template.values.shape[0] // 2
-        self._half = int(np.abs(np.argwhere(template.body > 0) - middle).max())  # the body fits in a smaller box
-        self._flank = flank
-        inner = (slice(middle - self._half, middle + self._half + 1),) * 3
-        inside = template.body[inner].ravel() > 0
-        # Half of the box is enough: the odd part of the other half is its negative.
-        inside = np.flatnonzero(inside[: inside.size // 2])
-        gradient = np.stack([part[inner] for part in np.gradient(template.values, template.step_nm)[::-1]])
-        gradient, body = gradient.reshape(3, -1)[:, inside], template.body[inner].ravel()[inside]
-        arrays = inside, (2 * self._half + 1) ** 3 - 1 - inside, gradient, body
-        self._inside, self._mirrored, self._gradient, self._body = (to_device(a, image.device) for a in arrays)
-        self._facets = self._body * (self._gradient**2).sum(axis=0)
-        self._xp = get_array_module(self._body)
-
-    def _odd(self, at: np.ndarray) -> np.ndarray:
-        patches = self._sampler.patches(at, self._half).reshape(len(at), -1)
-        return (patches[:, self._inside] - patches[:, self._mirrored]) / 2
-
-    def _weights(self, left: np.ndarray, scale: float) -> np.ndarray:
-        """(N, v) Geman-McClure weights of residuals, the least in reach of a flank."""
-        weights = 1 / (1 + (left / scale) ** 2) ** 2
-        if self._flank:
-            size = 2 * self._half + 1
-            box = self._xp.ones((len(left), size**3), np.float32)
-            box[:, self._inside] = weights
-            box[:, self._mirrored] = weights
-            weights = _lowest_around(box.reshape(-1, size, size, size), self._flank)
-            weights = weights.reshape(len(left), -1)[:, self._inside]
-        return weights
-
-    def asymmetry(self, at: np.ndarray, scale: float) -> np.ndarray:
-        """(N,) fraction of the body that is not its own mirror image about the (N, 3) points."""
-        square = (self._odd(at) / scale) ** 2
-        return to_numpy((self._body * square / (1 + square)).sum(axis=1) / self._body.sum())
-
-    def support(self, at: np.ndarray, scale: float) -> np.ndarray:
-        """(N,) fraction of the facets, squared gradients, that are their own mirror image about the (N, 3) points."""
-        return to_numpy(self._weights(self._odd(at), scale) @ self._facets / self._facets.sum())
-
-    def follow(self, at: np.ndarray, scales: Sequence[float]) -> np.ndarray:
-        """(N, 3) points after a step towards the centres of inversion with each scale."""
-        for scale in scales:
-            shift = _shift(self._odd(at), self._gradient, lambda left, s=scale: self._body * self._weights(left, s))
-            at = at + np.clip(shift, -0.5, 0.5)
-        return at
-
-
-def _lowest_around(boxes: np.ndarray, reach: int) -> np.ndarray:
-    """Minimum filter of (N, s, s, s) boxes, their outermost voxels only among themselves."""
-    xp = get_array_module(boxes)
-    other = xp.empty_like(boxes)
-    for axis in (1, 2, 3):
-        at = [(slice(None),) * axis + (s,) for s in (slice(1, None), slice(None, -1), slice(1, -1))]
-        first, last = (slice(None),) * axis + (0,), (slice(None),) * axis + (-1,)
-        for _ in range(reach):
-            # of each voxel and the one before it, then of two such pairs
-            pairs = xp.minimum(boxes[at[0]], boxes[at[1]], out=other[at[0]])
-            xp.minimum(pairs[at[0]], pairs[at[1]], out=boxes[at[2]])
-            boxes[first], boxes[last] = pairs[first], pairs[last]
-    return boxes
-
-
-def _shift(odd: np.ndarray, gradient: np.ndarray, weigh: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """(N, 3) shifts that explain (N, v) residuals, by least squares reweighted twice."""
-    shift = np.zeros((len(odd), 3))
-    xp = get_array_module(odd)
-    products = (gradient[:, None] * gradient).reshape(9, -1)
-    for _ in range(2):
-        weights = weigh(odd + xp.asarray(shift.astype(np.float32)) @ gradient)
-        matrix = to_numpy(weights @ products.T).reshape(-1, 3, 3) + 1e-9 * np.eye(3)
-        right = to_numpy((weights * odd) @ gradient.T)
-        shift = -np.linalg.solve(matrix, right[..., None])[..., 0]
-    return shift
+    n_chunks = int(np.ceil(len(points) / _CHUNK[image.device]))
+    chunks = list(zip(*(np.array_split(array, n_chunks) for array in (points, *others)), strict=True))
+    workers = 1 if image.device == "cuda" else None
+    return np.concatenate(map_items(lambda chunk: function(*chunk), chunks, workers=workers, dask=dask))
 
 
 def missing_core(image: BodyImage, xyz_nm, template: Template, *, dask: str | None = None) -> np.ndarray:
@@ -275,7 +229,7 @@ def missing_core(image: BodyImage, xyz_nm, template: Template, *, dask: str | No
         # The blurred facet of a whole dot counts as there: seven tenths of the level do.
         return (1 - np.clip(patches[:, core] / (0.7 * level[:, None]), 0, 1)).mean(axis=1)
 
-    return _in_chunks(measure, xyz, image, dask=dask) if len(xyz) else np.zeros(0)
+    return _in_chunks(measure, xyz, image=image, dask=dask) if len(xyz) else np.zeros(0)
 
 
 def on_rim(xyz_nm, diameter_nm: float) -> np.ndarray:
@@ -351,7 +305,7 @@ def recentre_cut(
             at = first + distance * image.diameter_nm * outwards
             for scale in (0.4, 0.3, 0.2, 0.15, 0.15, 0.15):
                 left = to_numpy(image.sampler.patches(at, half)).reshape(len(at), -1)[:, inside] - values
-                step = _shift(left, gradient, lambda rest, scale=scale: weights / (1 + (rest / scale) ** 2) ** 2)
+                step = robust_shift(left, gradient, lambda rest, scale=scale: weights / (1 + (rest / scale) ** 2) ** 2)
                 at = at + np.clip(step, -0.3, 0.3)
             left = to_numpy(image.sampler.patches(at, half)).reshape(len(at), -1)[:, inside] - values
             square = (left / 0.15) ** 2
@@ -360,7 +314,7 @@ def recentre_cut(
         best = np.argmin(costs, axis=0)
         return np.array(ends)[best, np.arange(len(first))]
 
-    return _in_chunks(refine, start, image, dask=dask)
+    return _in_chunks(refine, start, image=image, dask=dask)
 
 
 def find_centres(
@@ -399,7 +353,9 @@ def find_centres(
     xyz = refine_centres(image, xyz, template, dask=dask)
     missing = missing_core(image, xyz, template, dask=dask)
     keep = _distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm) & (missing < MISSING_MOST)
-    xyz, score, missing = xyz[keep], score[keep], missing[keep]
+    xyz, score = xyz[keep], score[keep]
+    xyz = _clear_of_necks(image, xyz, template, dask=dask)
+    missing = missing_core(image, xyz, template, dask=dask)
     rim = on_rim(xyz, image.diameter_nm)
     cut = rim & (missing > MISSING_RECENTRE)
     table = pd.DataFrame({"score": score, "at_edge": rim & (missing > MISSING_CORE), "recentred": cut})
@@ -413,6 +369,18 @@ def find_centres(
     columns = ["x_nm", "y_nm", "z_nm", "score", "missing", "at_edge", "recentred"]
     table = table[columns].sort_values(["z_nm", "y_nm", "x_nm"], kind="stable")
     return table.reset_index(drop=True), template
+
+
+def _clear_of_necks(image: BodyImage, xyz: np.ndarray, template: Template, *, dask: str | None) -> np.ndarray:
+    """Centres found again with the necks left out; and once more where one came from far, its necks with it."""
+    necks = near_necks(image, xyz, dask=dask)
+    clear = refine_centres(image, xyz, template, necks=necks, **_BESIDE_NECKS, dask=dask)
+    far = np.linalg.norm(clear - xyz, axis=1) > MOVED_DIAMETERS * image.diameter_nm
+    if not far.any():
+        return clear
+    others = necks[~far[necks["qd_1"]] & ~far[necks["qd_2"]]]
+    again = near_necks(image, clear, of=np.flatnonzero(far), dask=dask)
+    return refine_centres(image, clear, template, necks=pd.concat([others, again]), **_BESIDE_NECKS, dask=dask)
 
 
 def _distinct(xyz: np.ndarray, missing: np.ndarray, distance_nm: float) -> np.ndarray:
@@ -464,9 +432,10 @@ def half_set_sigmas(
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
     axis = np.median(start[:, :2], axis=0)
+    necks = near_necks(even, start, dask=dask)  # where they are, one half tells well enough for both
     ends = []
     for half in (even, odd):
-        end = refine_centres(half, start, template, restarts=(), dask=dask)
+        end = refine_centres(half, start, template, necks=necks, **_BESIDE_NECKS, dask=dask)
         if cut.any() and not cut.all():
             end[cut] = recentre_cut(half, start[cut], mean_dot(half, end[~cut]), axis, dask=dask)
         ends.append(end)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.mapping.template import BodyImage
@@ -42,6 +43,8 @@ PIXEL_DIAMETERS = 0.03
 SHARED_DIAMETERS = 0.014
 #: Necks that are measured in both halves of the tilts: their spread is then known to 4 %, and enters one σ for all.
 MOST_COMPARED = 500
+#: Dots whose centres are nearer than this can be joined by a neck, in dot diameters.
+NEAR_DIAMETERS = 1.45
 #: Pairs that go to a worker of a cluster together: each takes milliseconds, as long as sending it does.
 _PAIRS_TOGETHER = 32
 
@@ -217,6 +220,29 @@ def measure_necks(
     bodies = (distance - table["length_nm"]).groupby(table["axis"]).transform("mean")
     table["length_nm"] = table["length_nm"].fillna((distance - bodies).clip(lower=0))
     return table
+
+
+def near_necks(image: BodyImage, xyz_nm, *, of=None, dask: str | None = None) -> pd.DataFrame:
+    """Measure the neck of every two dots that are near each other, on whatever lattice they stand, if on any.
+
+    Parameters
+    ----------
+    image, xyz_nm, dask
+        As for :func:`measure_necks`.
+    of
+        Rows of dots: the necks of others are left out; None for those of all.
+
+    Returns
+    -------
+    As there, for the pairs nearer than :data:`NEAR_DIAMETERS`; their ``axis`` is empty.
+    """
+    xyz = np.asarray(xyz_nm, float).reshape(-1, 3)
+    reach = NEAR_DIAMETERS * image.diameter_nm
+    ends = cKDTree(xyz).query_pairs(reach, output_type="ndarray") if len(xyz) else np.zeros((0, 2), int)
+    if of is not None:
+        ends = ends[np.isin(ends, of).any(axis=1)]
+    pairs = pd.DataFrame(ends, columns=["qd_1", "qd_2"]).sort_values(["qd_1", "qd_2"], ignore_index=True)
+    return measure_necks(image, xyz, pairs.assign(axis=""), dask=dask)
 
 
 def neck_sigmas(

@@ -1,0 +1,151 @@
+"""How far a dot is from being its own mirror image about a point, and which shift mends it.
+
+With the dot at c + s, the odd part of its image about c is O(r) = -s . grad E(r), E the even part. The gradient of the
+mean dot is the instrument that measures s, free of this dot's own noise. All weights are even in r, so nothing
+symmetric moves the centre.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mesotomo_utils.backend import get_array_module, to_device, to_numpy
+from mesotomo_utils.mapping.sampling import offsets_nm
+from mesotomo_utils.mapping.template import BodyImage, Template
+
+#: A neck begins this far from the centre of its dot, in dot diameters: well inside the facet.
+NECK_START_DIAMETERS = 0.3
+#: So much is left out around it, for its blurred flank.
+NECK_MARGIN_DIAMETERS = 0.04
+
+
+class Inversion:
+    """Odd parts, weights and shifts of dots of one image.
+
+    Parameters
+    ----------
+    image
+        The tomogram of bodies.
+    template
+        The mean dot.
+    flank
+        Voxels: this far around one that is not its own mirror image the others lose their weight too.
+    """
+
+    def __init__(self, image: BodyImage, template: Template, *, flank: int = 0):
+        self._sampler = image.sampler
+        middle = template.values.shape[0] // 2
+        self._half = int(np.abs(np.argwhere(template.body > 0) - middle).max())  # the body fits in a smaller box
+        self._flank = flank
+        inner = (slice(middle - self._half, middle + self._half + 1),) * 3
+        inside = template.body[inner].ravel() > 0
+        # Half of the box is enough: the odd part of the other half is its negative.
+        inside = np.flatnonzero(inside[: inside.size // 2])
+        gradient = np.stack([part[inner] for part in np.gradient(template.values, template.step_nm)[::-1]])
+        gradient, body = gradient.reshape(3, -1)[:, inside], template.body[inner].ravel()[inside]
+        arrays = inside, (2 * self._half + 1) ** 3 - 1 - inside, gradient, body
+        self._inside, self._mirrored, self._gradient, self._body = (to_device(a, image.device) for a in arrays)
+        self._facets = self._body * (self._gradient**2).sum(axis=0)
+        self._xp = get_array_module(self._body)
+        self._step_nm, self._start_nm = template.step_nm, NECK_START_DIAMETERS * image.diameter_nm
+        self._margin_nm = NECK_MARGIN_DIAMETERS * image.diameter_nm
+        offsets = offsets_nm(self._half, template.step_nm).reshape(-1, 3)[inside]
+        self._offsets = to_device(offsets.T.astype(np.float32), image.device)
+
+    def beside(self, necks: np.ndarray) -> np.ndarray:
+        """Which voxels of each body stand clear of its necks and of what mirrors them.
+
+        Parameters
+        ----------
+        necks
+            (N, k, 4) unit vectors to the neighbours and the radii of the necks, nm; radius 0 where there is none.
+
+        Returns
+        -------
+        (N, v) float32 on the device, 0 in a neck and 1 beside it, one voxel between.
+        """
+        necks = self._xp.asarray(np.asarray(necks, np.float32))
+        clear = self._xp.ones((len(necks), self._offsets.shape[1]), np.float32)
+        square = (self._offsets**2).sum(axis=0)
+        for n in range(necks.shape[1]):
+            along = self._xp.abs(necks[:, n, :3] @ self._offsets)
+            across = self._xp.sqrt(self._xp.maximum(square - along**2, 0))
+            radius = necks[:, n, 3:]
+            within = self._xp.clip(0.5 + (radius + self._margin_nm - across) / self._step_nm, 0, 1)
+            within *= self._xp.clip(0.5 + (along - self._start_nm) / self._step_nm, 0, 1)
+            clear *= 1 - self._xp.where(radius > 0, within, 0)
+        return clear
+
+    def _odd(self, at: np.ndarray) -> np.ndarray:
+        patches = self._sampler.patches(at, self._half).reshape(len(at), -1)
+        return (patches[:, self._inside] - patches[:, self._mirrored]) / 2
+
+    def _weights(self, left: np.ndarray, scale: float, clear: np.ndarray | None) -> np.ndarray:
+        """(N, v) Geman-McClure weights of residuals, the least in reach of a flank; none in a neck."""
+        weights = 1 / (1 + (left / scale) ** 2) ** 2
+        if self._flank:
+            size = 2 * self._half + 1
+            box = self._xp.ones((len(left), size**3), np.float32)
+            box[:, self._inside] = weights
+            box[:, self._mirrored] = weights
+            weights = _lowest_around(box.reshape(-1, size, size, size), self._flank)
+            weights = weights.reshape(len(left), -1)[:, self._inside]
+        return weights if clear is None else weights * clear
+
+    def asymmetry(self, at: np.ndarray, scale: float) -> np.ndarray:
+        """(N,) fraction of the body that is not its own mirror image about the (N, 3) points."""
+        square = (self._odd(at) / scale) ** 2
+        return to_numpy((self._body * square / (1 + square)).sum(axis=1) / self._body.sum())
+
+    def support(self, at: np.ndarray, scale: float, clear: np.ndarray | None = None) -> np.ndarray:
+        """(N,) fraction of the facets, squared gradients, that are their own mirror image about the (N, 3) points."""
+        return to_numpy(self._weights(self._odd(at), scale, clear) @ self._facets / self._facets.sum())
+
+    def follow(self, at: np.ndarray, scales: Sequence[float], clear: np.ndarray | None = None) -> np.ndarray:
+        """(N, 3) points after a step towards the centres of inversion with each scale; ``clear`` of :meth:`beside`."""
+        for scale in scales:
+            shift = robust_shift(
+                self._odd(at), self._gradient, lambda left, s=scale: self._body * self._weights(left, s, clear)
+            )
+            at = at + np.clip(shift, -0.5, 0.5)
+        return at
+
+
+def _lowest_around(boxes: np.ndarray, reach: int) -> np.ndarray:
+    """Minimum filter of (N, s, s, s) boxes, their outermost voxels only among themselves."""
+    xp = get_array_module(boxes)
+    other = xp.empty_like(boxes)
+    for axis in (1, 2, 3):
+        at = [(slice(None),) * axis + (s,) for s in (slice(1, None), slice(None, -1), slice(1, -1))]
+        first, last = (slice(None),) * axis + (0,), (slice(None),) * axis + (-1,)
+        for _ in range(reach):
+            # of each voxel and the one before it, then of two such pairs
+            pairs = xp.minimum(boxes[at[0]], boxes[at[1]], out=other[at[0]])
+            xp.minimum(pairs[at[0]], pairs[at[1]], out=boxes[at[2]])
+            boxes[first], boxes[last] = pairs[first], pairs[last]
+    return boxes
+
+
+def robust_shift(odd: np.ndarray, gradient: np.ndarray, weigh: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(N, 3) shifts that explain (N, v) residuals, by least squares reweighted twice.
+
+    Parameters
+    ----------
+    odd
+        (N, v) residuals, on the device.
+    gradient
+        (3, v) what a shift of one nm along x, y, z makes of them, with the sign turned.
+    weigh
+        From (N, v) residuals to their weights.
+    """
+    shift = np.zeros((len(odd), 3))
+    xp = get_array_module(odd)
+    products = (gradient[:, None] * gradient).reshape(9, -1)
+    for _ in range(2):
+        weights = weigh(odd + xp.asarray(shift.astype(np.float32)) @ gradient)
+        matrix = to_numpy(weights @ products.T).reshape(-1, 3, 3) + 1e-9 * np.eye(3)
+        right = to_numpy((weights * odd) @ gradient.T)
+        shift = -np.linalg.solve(matrix, right[..., None])[..., 0]
+    return shift
