@@ -172,7 +172,7 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # difference says little about that dot.
 #
 # Three corrections follow, all measured on twins (`benchmarks/calibrate_errors.py`). Half as many tilts leave streaks
-# from dot to dot that the other half cancels: four tenths of that standard deviation are an error of the whole. Noise
+# from dot to dot that the other half cancels: a fifth of that standard deviation is an error of the whole. Noise
 # is not cancelled by the other half: what it leaves in a centre is added, in proportion to its strength around the dots.
 # And what both halves share does not show in their difference: little for whole dots, but a cut dot's centre rests on
 # the mean size of the others, and its σ is nearly all of this kind.

@@ -58,10 +58,10 @@ MOVED_DIAMETERS = 0.01
 START_DIAMETERS = 0.13
 #: What of a half-set error stays when all tilts are there, noise aside. Half as many tilts leave streaks from dot to
 #: dot that the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the four below.
-HALF_SET_SHARE = 0.35
+HALF_SET_SHARE = 0.2
 #: Error that the noise of the tomogram leaves, which no other half cancels: along x, y, z, in dot diameters over the
 #: noise in contrasts, as :func:`noise_contrast` measures it.
-NOISE_DIAMETERS = (0.026, 0.026, 0.013)
+NOISE_DIAMETERS = (0.0225, 0.0225, 0.0122)
 #: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
 SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
@@ -354,10 +354,11 @@ def find_centres(
     missing = missing_core(image, xyz, template, dask=dask)
     keep = _distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm) & (missing < MISSING_MOST)
     xyz, score = xyz[keep], score[keep]
-    xyz = _clear_of_necks(image, xyz, template, dask=dask)
+    with_necks, xyz = xyz, _clear_of_necks(image, xyz, template, dask=dask)
     missing = missing_core(image, xyz, template, dask=dask)
     rim = on_rim(xyz, image.diameter_nm)
     cut = rim & (missing > MISSING_RECENTRE)
+    xyz[cut] = with_necks[cut]  # too little is left of a cut dot to do without what a neck hides
     table = pd.DataFrame({"score": score, "at_edge": rim & (missing > MISSING_CORE), "recentred": cut})
     if cut.any() and not cut.all():
         sharp = mean_dot(image, xyz[~rim] if (~rim).sum() >= 5 else xyz[~cut])
