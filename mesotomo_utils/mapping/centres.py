@@ -61,7 +61,7 @@ START_DIAMETERS = 0.13
 HALF_SET_SHARE = 0.2
 #: Error that the noise of the tomogram leaves, which no other half cancels: along x, y, z, in dot diameters over the
 #: noise in contrasts, as :func:`noise_contrast` measures it.
-NOISE_DIAMETERS = (0.0225, 0.0225, 0.0122)
+NOISE_DIAMETERS = (0.0215, 0.0215, 0.0122)
 #: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
 SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
