@@ -37,6 +37,8 @@ def error_histograms(table: pd.DataFrame) -> Figure:
         ax.axvline(median, color="black", lw=0.8)
         figures.corner_text(ax, f"median {median:.2g}{after}", location="upper right")
         ax.set(xlabel=f"Error of the {what} ({unit})", ylabel="Dots")
+    if len(columns) > 1:
+        figures.panel_labels(axes)
     return fig
 
 
