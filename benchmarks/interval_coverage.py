@@ -57,16 +57,21 @@ def _mono_rotation(cell: np.ndarray) -> np.ndarray:
     return _solved(tuple(np.ravel(cell)))
 
 
+def _code_cells(step: str) -> list:
+    cells = read_notebook(find_notebooks(ROOT / "notebooks")[step]).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
 @cache
 def _cells(step: str) -> list[tuple[CodeType, list[str]]]:
     """The cells that belong to the analysis of a sample, and their tags."""
     cells = []
-    for cell in read_notebook(find_notebooks(ROOT / "notebooks")[step]).cells:
+    for cell in _code_cells(step):
         tags = cell.metadata.get("tags", [])
         # in 04 what draws and exports speaks of the scene, what measures does not; the case whose
         # answer is known of 02 is no part of the sample
         other = "solution" in tags or any(word in cell.source for word in ("scene", "known_image"))
-        if cell.cell_type == "code" and not other:
+        if not other:
             cells.append((compile(cell.source, f"{step}, {cell.source[:40]!r}", "exec"), tags))
     return cells
 
@@ -173,9 +178,7 @@ def code_hash() -> str:
     files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
     mapping = ROOT / "mesotomo_utils" / "mapping"
     files += [mapping / f"{name}.py" for name in ("cell_errors", "indexing", "superlattice")]
-    notebooks = find_notebooks(ROOT / "notebooks")
-    cells = [cell.source for step in STEPS for cell in read_notebook(notebooks[step]).cells if cell.cell_type == "code"]
-    code = [file.read_text() for file in files] + cells
+    code = [file.read_text() for file in files] + [cell.source for step in STEPS for cell in _code_cells(step)]
     return hashlib.sha256("".join(code).encode()).hexdigest()[:16]
 
 

@@ -65,7 +65,6 @@ NOISE_DIAMETERS = (0.0215, 0.0215, 0.0122)
 #: Error that both halves share, in dot diameters: of a centre of inversion; of a recentred dot along x, y, z.
 SHARED_DIAMETERS = 0.0003
 RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
-_BESIDE_NECKS: dict[str, tuple[float, ...]] = {"scales": BESIDE_NECKS_SCALES, "restarts": ()}
 #: Dots at a time.
 _CHUNK = {"cpu": 32, "cuda": 256}
 #: Of a cut dot, the part farther out than this from its centre is left out of the fit.
@@ -82,7 +81,6 @@ def refine_centres(
     *,
     scales: tuple[float, ...] = INVERSION_SCALES,
     restarts: Sequence[float] = RESTART_DIAMETERS,
-    necks: pd.DataFrame | None = None,
     dask: str | None = None,
 ) -> np.ndarray:
     """Centre of inversion of each dot.
@@ -100,9 +98,6 @@ def refine_centres(
     restarts
         How far from its result the fit is tried again, in dot diameters, six points a round; the end about which
         most of the facets are their own mirror image is taken. Empty where the picks are good already.
-    necks
-        ``qd_1, qd_2`` (rows of ``xyz_nm``) and ``diameter_nm`` of the necks between them, as far as they are known:
-        nothing within them is looked at.
     dask
         Address of a Dask scheduler whose workers take the dots; None for threads.
 
@@ -115,20 +110,18 @@ def refine_centres(
     How, says :mod:`.inversion`. Where one side has a neck or a neighbour and the other has none, the odd part is large
     and the weight (Geman-McClure) vanishes, and with it that of the voxels around (a minimum filter). That keeps a
     thin neck from pulling. One nearly as thick as its facet leaves a second optimum, in which dot and neck are one
-    body; only leaving the neck out makes an end of it.
+    body; :func:`centres_beside_necks` makes an end of it.
     """
     start = np.asarray(xyz_nm, float).reshape(-1, 3)
-    inversion = Inversion(image, template, flank=max(1, round(FLANK_DIAMETERS * image.diameter_nm / image.step_nm)))
+    inversion = _sharp_inversion(image, template)
     around = image.diameter_nm * np.vstack([np.eye(3), -np.eye(3)])
 
-    def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        clear = inversion.beside(joints) if joints.shape[1] else None
-        at = inversion.follow(first, scales, clear)
-        support, left = inversion.support(at, scales[-1], clear), np.arange(len(at))
+    def refine(first: np.ndarray) -> np.ndarray:
+        at = inversion.follow(first, scales)
+        support, left = inversion.support(at, scales[-1]), np.arange(len(at))
         for number, distance in enumerate(restarts, start=1):
-            some = None if clear is None else clear[left]
-            ends = [inversion.follow(at[left] + distance * offset, scales[-2:], some) for offset in around]
-            tried = np.stack([support[left]] + [inversion.support(end, scales[-1], some) for end in ends])
+            ends = [inversion.follow(at[left] + distance * offset, scales[-2:]) for offset in around]
+            tried = np.stack([support[left]] + [inversion.support(end, scales[-1]) for end in ends])
             best, rows = tried.argmax(axis=0), np.arange(len(left))
             end = np.stack([at[left], *ends])[best, rows]
             far = np.linalg.norm(end - at[left], axis=1) > RESTART_GAIN_DIAMETERS * image.diameter_nm
@@ -137,17 +130,50 @@ def refine_centres(
                 left = left[far]
             if not left.size:
                 break
-        return inversion.follow(at, scales[-1:], clear) if restarts else at
+        return inversion.follow(at, scales[-1:]) if restarts else at
 
-    refined = _in_chunks(refine, start, _necks_of_dots(necks, start), image=image, dask=dask)
-    lost = np.linalg.norm(refined - start, axis=1) > image.diameter_nm / 3
-    refined[lost] = start[lost]
-    return refined
+    return _unless_lost(_in_chunks(refine, start, image=image, dask=dask), start, image)
 
 
-def _necks_of_dots(necks: pd.DataFrame | None, xyz: np.ndarray) -> np.ndarray:
+def centres_beside_necks(
+    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, dask: str | None = None
+) -> np.ndarray:
+    """Centre of inversion of each dot with nothing in a neck, nor opposite it, looked at.
+
+    Parameters
+    ----------
+    image, xyz_nm, template, dask
+        As for :func:`refine_centres`; the centres that it found.
+    necks
+        ``qd_1, qd_2`` (rows of ``xyz_nm``) and ``diameter_nm``, from :func:`.necks.near_necks`.
+
+    Returns
+    -------
+    As there.
+    """
+    start = np.asarray(xyz_nm, float).reshape(-1, 3)
+    inversion = _sharp_inversion(image, template)
+
+    def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
+        return inversion.follow(first, BESIDE_NECKS_SCALES, inversion.beside(joints))
+
+    found = _in_chunks(refine, start, _necks_of_dots(necks, start), image=image, dask=dask)
+    return _unless_lost(found, start, image)
+
+
+def _sharp_inversion(image: BodyImage, template: Template) -> Inversion:
+    return Inversion(image, template, flank=max(1, round(FLANK_DIAMETERS * image.diameter_nm / image.step_nm)))
+
+
+def _unless_lost(found: np.ndarray, start: np.ndarray, image: BodyImage) -> np.ndarray:
+    """What was found, but the start where that is more than a third of a diameter away."""
+    lost = np.linalg.norm(found - start, axis=1) > image.diameter_nm / 3
+    return np.where(lost[:, None], start, found)
+
+
+def _necks_of_dots(necks: pd.DataFrame, xyz: np.ndarray) -> np.ndarray:
     """(N, k, 4) unit vectors and radii of the necks of each dot, nm, zeros where it has fewer than k."""
-    joined = pd.DataFrame() if necks is None else necks[necks["diameter_nm"] > 0]
+    joined = necks[necks["diameter_nm"] > 0]
     if not len(joined):
         return np.zeros((len(xyz), 0, 4))
     ends = joined[["qd_1", "qd_2"]].to_numpy(int)
@@ -375,13 +401,13 @@ def find_centres(
 def _clear_of_necks(image: BodyImage, xyz: np.ndarray, template: Template, *, dask: str | None) -> np.ndarray:
     """Centres found again with the necks left out; and once more where one came from far, its necks with it."""
     necks = near_necks(image, xyz, dask=dask)
-    clear = refine_centres(image, xyz, template, necks=necks, **_BESIDE_NECKS, dask=dask)
+    clear = centres_beside_necks(image, xyz, template, necks, dask=dask)
     far = np.linalg.norm(clear - xyz, axis=1) > MOVED_DIAMETERS * image.diameter_nm
     if not far.any():
         return clear
     others = necks[~far[necks["qd_1"]] & ~far[necks["qd_2"]]]
     again = near_necks(image, clear, of=np.flatnonzero(far), dask=dask)
-    return refine_centres(image, clear, template, necks=pd.concat([others, again]), **_BESIDE_NECKS, dask=dask)
+    return centres_beside_necks(image, clear, template, pd.concat([others, again]), dask=dask)
 
 
 def _distinct(xyz: np.ndarray, missing: np.ndarray, distance_nm: float) -> np.ndarray:
@@ -436,7 +462,7 @@ def half_set_sigmas(
     necks = near_necks(even, start, dask=dask)  # where they are, one half tells well enough for both
     ends = []
     for half in (even, odd):
-        end = refine_centres(half, start, template, necks=necks, **_BESIDE_NECKS, dask=dask)
+        end = centres_beside_necks(half, start, template, necks, dask=dask)
         if cut.any() and not cut.all():
             end[cut] = recentre_cut(half, start[cut], mean_dot(half, end[~cut]), axis, dask=dask)
         ends.append(end)

@@ -82,8 +82,8 @@ class Inversion:
         patches = self._sampler.patches(at, self._half).reshape(len(at), -1)
         return (patches[:, self._inside] - patches[:, self._mirrored]) / 2
 
-    def _weights(self, left: np.ndarray, scale: float, clear: np.ndarray | None) -> np.ndarray:
-        """(N, v) Geman-McClure weights of residuals, the least in reach of a flank; none in a neck."""
+    def _weights(self, left: np.ndarray, scale: float) -> np.ndarray:
+        """(N, v) Geman-McClure weights of residuals, the least in reach of a flank."""
         weights = 1 / (1 + (left / scale) ** 2) ** 2
         if self._flank:
             size = 2 * self._half + 1
@@ -92,23 +92,22 @@ class Inversion:
             box[:, self._mirrored] = weights
             weights = _lowest_around(box.reshape(-1, size, size, size), self._flank)
             weights = weights.reshape(len(left), -1)[:, self._inside]
-        return weights if clear is None else weights * clear
+        return weights
 
     def asymmetry(self, at: np.ndarray, scale: float) -> np.ndarray:
         """(N,) fraction of the body that is not its own mirror image about the (N, 3) points."""
         square = (self._odd(at) / scale) ** 2
         return to_numpy((self._body * square / (1 + square)).sum(axis=1) / self._body.sum())
 
-    def support(self, at: np.ndarray, scale: float, clear: np.ndarray | None = None) -> np.ndarray:
+    def support(self, at: np.ndarray, scale: float) -> np.ndarray:
         """(N,) fraction of the facets, squared gradients, that are their own mirror image about the (N, 3) points."""
-        return to_numpy(self._weights(self._odd(at), scale, clear) @ self._facets / self._facets.sum())
+        return to_numpy(self._weights(self._odd(at), scale) @ self._facets / self._facets.sum())
 
     def follow(self, at: np.ndarray, scales: Sequence[float], clear: np.ndarray | None = None) -> np.ndarray:
         """(N, 3) points after a step towards the centres of inversion with each scale; ``clear`` of :meth:`beside`."""
+        body = self._body if clear is None else self._body * clear
         for scale in scales:
-            shift = robust_shift(
-                self._odd(at), self._gradient, lambda left, s=scale: self._body * self._weights(left, s, clear)
-            )
+            shift = robust_shift(self._odd(at), self._gradient, lambda left, s=scale: body * self._weights(left, s))
             at = at + np.clip(shift, -0.5, 0.5)
         return at
 
