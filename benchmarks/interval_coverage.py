@@ -26,6 +26,7 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+from nbformat import NotebookNode
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -57,23 +58,25 @@ def _mono_rotation(cell: np.ndarray) -> np.ndarray:
     return _solved(tuple(np.ravel(cell)))
 
 
-def _code_cells(step: str) -> list:
-    cells = read_notebook(find_notebooks(ROOT / "notebooks")[step]).cells
-    return [cell for cell in cells if cell.cell_type == "code"]
+def _own_cells(step: str) -> list[NotebookNode]:
+    """The code cells that belong to the analysis of a sample of tables."""
+    own = []
+    for cell in read_notebook(find_notebooks(ROOT / "notebooks")[step]).cells:
+        # in 04 what draws and exports speaks of the scene, what measures does not; the case whose
+        # answer is known of 02 is no part of the sample
+        other = "solution" in cell.metadata.get("tags", []) or any(w in cell.source for w in ("scene", "known_image"))
+        if cell.cell_type == "code" and not other:
+            own.append(cell)
+    return own
 
 
 @cache
 def _cells(step: str) -> list[tuple[CodeType, list[str]]]:
-    """The cells that belong to the analysis of a sample, and their tags."""
-    cells = []
-    for cell in _code_cells(step):
-        tags = cell.metadata.get("tags", [])
-        # in 04 what draws and exports speaks of the scene, what measures does not; the case whose
-        # answer is known of 02 is no part of the sample
-        other = "solution" in tags or any(word in cell.source for word in ("scene", "known_image"))
-        if not other:
-            cells.append((compile(cell.source, f"{step}, {cell.source[:40]!r}", "exec"), tags))
-    return cells
+    """The same, compiled, and their tags."""
+    return [
+        (compile(cell.source, f"{step}, {cell.source[:40]!r}", "exec"), cell.metadata.get("tags", []))
+        for cell in _own_cells(step)
+    ]
 
 
 def run_notebooks(
@@ -173,12 +176,12 @@ def coverage(measured: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
 
 
 def code_hash() -> str:
-    """Of the analysis, the twin of tables and the code of the notebooks, not their prose: the table is theirs."""
+    """Of the analysis, the twin of tables and the cells that are run, not of prose: the table is theirs."""
     folders = [ROOT / "mesotomo_utils" / name for name in ("analysis", "twin")]
     files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
     mapping = ROOT / "mesotomo_utils" / "mapping"
     files += [mapping / f"{name}.py" for name in ("cell_errors", "indexing", "superlattice")]
-    code = [file.read_text() for file in files] + [cell.source for step in STEPS for cell in _code_cells(step)]
+    code = [file.read_text() for file in files] + [cell.source for step in STEPS for cell in _own_cells(step)]
     return hashlib.sha256("".join(code).encode()).hexdigest()[:16]
 
 

@@ -329,6 +329,7 @@ print(f"necks: {np.abs(known_necks['diameter_nm'] - true_nm).max():.2f} nm off a
 #
 # 1. How far do the centres move if the robust weights are switched off ($\kappa \to \infty$)?
 # 2. How much does the connectivity depend on the contour of the necks?
+# 3. Which way, and how far, would the dots with the thickest necks be pulled if necks were looked at?
 
 # %% tags=["solution"]
 if image is not None:
@@ -342,6 +343,17 @@ if image is not None:
     for threshold in (0.35, 0.45, 0.55):
         other = necks.measure_necks(image, xyz, some, threshold=threshold)["diameter_nm"]
         print(f"contour {threshold}: {(other > 0).mean():.3f} joined, {other[other > 0].mean():.2f} nm")
+
+# %% tags=["solution"]
+if image is not None:
+    whole_pairs = joints[~edge[joints["qd_1"]] & ~edge[joints["qd_2"]]]
+    thick = whole_pairs.nlargest(12, "diameter_nm")
+    to_neck = xyz[thick["qd_2"]] - xyz[thick["qd_1"]]
+    to_neck /= np.linalg.norm(to_neck, axis=1, keepdims=True)
+    pulled = centres.refine_centres(image, xyz[thick["qd_1"]], template) - xyz[thick["qd_1"]]
+    along = (pulled * to_neck).sum(axis=1)
+    thinnest = thick["diameter_nm"].min()
+    print(f"dots with necks of {thinnest:.1f} nm or more, towards the neck: {np.sort(along).round(3)[::-1]} nm")
 
 # %% [markdown]
 # ## What the other notebooks get
