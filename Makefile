@@ -21,6 +21,10 @@ ifneq (,$(shell grep -m1 -o avx512f /proc/cpuinfo 2>/dev/null))
 export OPENBLAS_CORETYPE := Haswell
 export NPY_DISABLE_CPU_FEATURES := X86_V4 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR
 endif
+# orix has numba cache what it compiles, and two processes that compile it at once leave a cache that crashes every later
+# one (numba/numba#10128, open): so one does it alone, as soon as orix is installed
+COMPILE_ORIX := -c 'from orix.quaternion import Rotation; from orix.vector import Vector3d; \
+	~(Rotation.identity() * Rotation.identity()) * Vector3d.xvector()'
 NOTEBOOKS := $(wildcard notebooks/[0-9][0-9]_*.py)
 
 .PHONY: help setup run test test-oldest lab notebooks paper bench calibrate gallery lint
@@ -39,6 +43,7 @@ $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python $(COMPILE_ORIX)
 	@touch $@
 
 # small leaves half of two cores idle: the needle runs beside it and reports when both are done
@@ -59,6 +64,7 @@ $(OLDEST_READY): pyproject.toml | setup
 	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
 		-r pyproject.toml --extra dask --extra dev
 	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --no-build-isolation -e .
+	$(OLDEST)/bin/python $(COMPILE_ORIX)
 	@touch $@
 
 notebooks: setup  ## make the paired .ipynb from the .py
@@ -86,6 +92,7 @@ $(BENCH_READY): requirements.lock pyproject.toml | setup
 	$(BIN)/uv pip install --quiet --python $(BENCH)/bin/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BENCH)/bin/python -r pyproject.toml --extra peers
 	$(BIN)/uv pip install --quiet --python $(BENCH)/bin/python --no-deps --no-build-isolation -e .
+	$(BENCH)/bin/python $(COMPILE_ORIX)
 	@touch $@
 
 calibrate: setup  ## the twins that the constants in the package were chosen on and are judged by, offline

@@ -25,6 +25,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(str(error))
 
 
+CRASHED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object) -> None:
+    """Remember that a worker of pytest-xdist has crashed."""
+    if error:
+        node.config.stash[CRASHED] = True
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail where workers crashed before their tests began: xdist reports success then (pytest-xdist#814)."""
+    if session.config.stash.get(CRASHED, False) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """Root of the repository."""

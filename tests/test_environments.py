@@ -1,0 +1,63 @@
+"""What the Makefile does so that processes of one environment can work at once, and a crash of them is not missed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def commands(repository: Path, target: str) -> list[str]:
+    """What make would run for a target, as if nothing had been made yet."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    dry = ["make", "-nB", "--no-print-directory", target]
+    return subprocess.run(dry, check=True, capture_output=True, text=True, cwd=repository).stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("target", "environment"), [("setup", ".venv"), ("test-oldest", ".venv-oldest"), ("bench", ".venv-bench")]
+)
+def test_one_process_compiles_orix_before_the_environment_is_ready(
+    target: str, environment: str, repository: Path
+) -> None:
+    lines = commands(repository, target)
+    compiled, ready, installed = (
+        max(n for n, line in enumerate(lines) if f"{environment}/" in line and text in line)
+        for text in ("orix", ".ready", "-e .")
+    )
+    assert installed < compiled < ready
+
+
+@pytest.mark.slow
+def test_everything_is_compiled_that_orix_leaves_in_a_cache_two_processes_could_spoil(
+    repository: Path, tmp_path: Path
+) -> None:
+    _, program = next(line for line in commands(repository, "setup") if "orix" in line).split(" -c ")
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program.strip("'")], check=True, env=environment)
+    from orix.quaternion import quaternion
+
+    universal = {name for name in vars(quaternion) if name.endswith("_gufunc")}
+    cached = {file.name.split(".")[1].split("-")[0] for file in tmp_path.rglob("guf-*.nbc")}
+    assert universal
+    assert cached == universal
+
+
+def test_a_worker_that_crashes_before_its_tests_is_a_failure(repository: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    shutil.copy(repository / "tests" / "conftest.py", tmp_path)
+    # one of two workers gets through its collection: of that xdist makes a success, by pytest-xdist#814
+    (tmp_path / "test_crash.py").write_text(
+        "import os\nif os.environ['PYTEST_XDIST_WORKER'] != 'gw0':\n    os._exit(1)\ndef test_passes(): pass\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(repository / "tests")}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    run = [sys.executable, "-m", "pytest", "-n", "2", "--max-worker-restart", "1", "--rootdir", str(tmp_path)]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "no tests ran" in done.stdout
+    assert done.returncode != 0, done.stdout
