@@ -250,9 +250,7 @@ def polar_rotation(V: np.ndarray) -> np.ndarray:
     return mean_rotation((V / np.linalg.norm(V, axis=0))[None])
 
 
-def wahba(
-    crystal: np.ndarray, lab: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray:
+def wahba(crystal: np.ndarray, lab: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Proper rotation (3, 3) that best turns crystal (N, 3) into lab vectors (N, 3) (Kabsch)."""
     crystal, lab = np.asarray(crystal, float), np.asarray(lab, float)
     if crystal.shape != lab.shape or crystal.shape[-1] != 3:

@@ -195,6 +195,9 @@ def test_spread_of_a_gaussian_under_noise():
     spread = mesoscale.direction_spread(directions, noise_deg=1.0, blocks=np.arange(n) // 4, n_resamples=50, rng=random)
     assert spread["in_plane"]["clean"].value == pytest.approx(3.92 * 2, rel=0.03)
     assert spread["out_of_plane"]["clean"].value == pytest.approx(3.92 * 3, rel=0.03)
+    # of the difference of two quantiles of 2n independent Gaussian angles
+    error = np.sqrt(2 * 0.025 * 0.95 / (2 * n)) / stats.norm.pdf(1.96) * np.sqrt(2.0**2 + 1.0**2)
+    assert spread["in_plane"]["raw"].sigma == pytest.approx(error, rel=0.25)
     ratio = mesoscale.spread_ratio(spread, spread)
     assert ratio.value == pytest.approx(1.0)
     assert len(mesoscale.spread_summary({"AL": spread})) == 2
@@ -422,6 +425,22 @@ def test_a_number_at_its_bound_is_not_certain():
     wide = statistics.interval(1.0, 1 + 0.6 * np.random.default_rng(3).normal(size=500), n_blocks=9, log=True)
     assert wide.low > 0
     assert statistics.remove_noise(statistics.Estimate(0.2, 0.3, -0.5, 0.9, 9), 0.1).low == 0
+
+
+def test_the_error_of_a_quantile_is_steady_and_that_of_the_theory():
+    random, p, n = np.random.default_rng(8), 0.025, 800
+    samples = random.standard_normal((60, n))
+    pulls = np.array([statistics.quantile_pulls(sample, p) for sample in samples])
+    np.testing.assert_allclose(pulls.mean(axis=1), 0.0, atol=1e-12)
+    # what lies below pulls down, what lies above up, all of it alike
+    low = np.argsort(samples, axis=1)
+    ordered = np.take_along_axis(pulls, low, axis=1)
+    assert (np.diff(ordered, axis=1) >= -1e-12).all()
+    assert np.allclose(ordered[:, 200:], ordered[:, -1:], atol=1e-6)
+    found = pulls.std(axis=1) / np.sqrt(n)
+    expected = np.sqrt(p * (1 - p) / n) / stats.norm.pdf(stats.norm.ppf(p))
+    assert found.mean() == pytest.approx(expected, rel=0.1)
+    assert found.std() < 0.3 * found.mean()  # of one gap between neighbours: half of it and more
 
 
 def test_a_wide_film_takes_a_bounded_number_of_columns():

@@ -257,16 +257,20 @@ def direction_spread(
             result[name] = {"raw": gone, "clean": gone} | widths(np.empty(0))
             continue
 
-        def width(rows: np.ndarray, angles=angles) -> float:
-            return np.subtract(*np.quantile(angles[rows], [0.975, 0.025]))
+        measures = widths(angles)
+        width = measures["width_95_deg"]
+        pulls = statistics.quantile_pulls(angles, 0.975) - statistics.quantile_pulls(angles, 0.025)
 
-        replicates = statistics.bootstrap(width, labels, n_resamples=n_resamples, rng=rng)
+        def widened(rows: np.ndarray, width=width, pulls=pulls) -> float:
+            return width + pulls[rows].mean()
+
+        replicates = statistics.bootstrap(widened, labels, n_resamples=n_resamples, rng=rng)
         raw = statistics.interval(
-            width(np.arange(angles.size)), replicates,
+            width, replicates,
             n_blocks=statistics.n_blocks(labels), n=angles.size, log=True,
         )  # fmt: skip
         clean = statistics.remove_noise(raw, noise_deg * WIDTH_95_PER_SD)
-        result[name] = {"raw": raw, "clean": clean} | widths(angles)
+        result[name] = {"raw": raw, "clean": clean} | measures
     return result
 
 

@@ -41,10 +41,7 @@ def verdict(interval_95: Sequence[Any] | None, statement: Mapping[str, Any]) -> 
         return CANNOT_TELL
     form = forms[0]
     if form == "value" and isinstance(statement["value"], Sequence):
-        parts = [
-            verdict(pair, {"value": value})
-            for pair, value in zip(interval_95, statement["value"], strict=True)
-        ]
+        parts = [verdict(pair, {"value": value}) for pair, value in zip(interval_95, statement["value"], strict=True)]
         return SUPPORTS if all(part == SUPPORTS for part in parts) else CONTRADICTS
     low, high = interval_95
     if form in ("less_than", "greater_than"):

@@ -286,9 +286,7 @@ def on_rim(xyz_nm, diameter_nm: float) -> np.ndarray:
     return rim
 
 
-def recentre_cut(
-    image: BodyImage, xyz_nm, template: Template, axis_xy_nm, *, dask: str | None = None
-) -> np.ndarray:
+def recentre_cut(image: BodyImage, xyz_nm, template: Template, axis_xy_nm, *, dask: str | None = None) -> np.ndarray:
     """Centres that dots had before the needle's edge cut them.
 
     Parameters

@@ -137,8 +137,7 @@ def local_basis(xyz_nm, at_nm, spacing: float) -> np.ndarray | None:
     for n in order:
         if votes[n] < 0.35 * votes[order[0]]:
             break
-        if all(min(np.linalg.norm(vectors[n] - v), np.linalg.norm(vectors[n] + v)) > 2 * width
-               for v in chosen):
+        if all(min(np.linalg.norm(vectors[n] - v), np.linalg.norm(vectors[n] + v)) > 2 * width for v in chosen):
             chosen.append(vectors[n])
     chosen.sort(key=np.linalg.norm)
     basis: list[np.ndarray] = []
@@ -183,9 +182,7 @@ class _Growth:
 
     def around(self, site) -> tuple[np.ndarray, np.ndarray]:
         """Indices and positions of the filled sites within two steps of a site."""
-        found = [
-            (s, self.site_of[s]) for d in _AROUND if (s := tuple(np.add(site, d))) in self.site_of
-        ]
+        found = [(s, self.site_of[s]) for d in _AROUND if (s := tuple(np.add(site, d))) in self.site_of]
         index = np.array([s for s, _ in found], float)
         return index, self.xyz[[row for _, row in found]]
 
@@ -206,9 +203,7 @@ class _Growth:
         return centre + vectors @ (site - middle)
 
 
-_AROUND = np.array(
-    [d for d in np.ndindex(5, 5, 5) if 0 < np.sum((np.array(d) - 2) ** 2) <= 4], int
-) - 2
+_AROUND = np.array([d for d in np.ndindex(5, 5, 5) if 0 < np.sum((np.array(d) - 2) ** 2) <= 4], int) - 2
 
 
 def _grow(xyz, seed, vectors, free, smallest) -> Grain | None:
@@ -253,9 +248,7 @@ def _grow(xyz, seed, vectors, free, smallest) -> Grain | None:
             growth.site_of[site] = row
             growth.row_site[row] = site
             if len(growth.site_of) == refit:
-                growth.vectors = fit_vectors(
-                    np.array(list(growth.site_of)), xyz[list(growth.site_of.values())]
-                )[0]
+                growth.vectors = fit_vectors(np.array(list(growth.site_of)), xyz[list(growth.site_of.values())])[0]
                 refit *= 2
             offer(site)
     return _finish(growth, spacing, smallest)

@@ -112,9 +112,7 @@ def model_film(
             away = xyz[second] - xyz[first]
             distance = np.linalg.norm(away)
             direction = away / distance
-            reach = sum(
-                edges[n] / 2 / np.abs(direction @ turns[n]).max() for n in (first, second)
-            )
+            reach = sum(edges[n] / 2 / np.abs(direction @ turns[n]).max() for n in (first, second))
             necks.append((first, second, "ABC"[axis], diameter, distance - reach))
             if diameter == 0:
                 continue
@@ -142,8 +140,6 @@ def _box(shape, voxel_nm: float, centre_nm: np.ndarray, half_nm: float):
     middle = to_index(centre_nm[None], shape, voxel_nm)[0]
     low = np.maximum(np.floor(middle - half_nm / voxel_nm), 0).astype(int)
     high = np.minimum(np.ceil(middle + half_nm / voxel_nm) + 1, shape).astype(int)
-    axes = [
-        (np.arange(a, b) - (n - 1) / 2) * voxel_nm for a, b, n in zip(low, high, shape, strict=True)
-    ]
+    axes = [(np.arange(a, b) - (n - 1) / 2) * voxel_nm for a, b, n in zip(low, high, shape, strict=True)]
     z, y, x = np.meshgrid(*axes, indexing="ij")
     return tuple(slice(a, b) for a, b in zip(low, high, strict=True)), np.stack([x, y, z], axis=-1)

@@ -115,9 +115,7 @@ def _radius(size: int, pixel_nm: float) -> np.ndarray:
     return np.hypot(axis[:, None], axis[None])
 
 
-def neck_area(
-    picture: np.ndarray, pixel_nm: float, *, diameter_nm: float, threshold: float = THRESHOLD
-) -> float:
+def neck_area(picture: np.ndarray, pixel_nm: float, *, diameter_nm: float, threshold: float = THRESHOLD) -> float:
     """Area of the neck in the picture of a gap, nm2; 0 where there is none.
 
     Parameters
@@ -204,9 +202,7 @@ def measure_necks(
 
     def measure(pair) -> tuple[float, float]:
         planes, pixel = gap_planes(image, xyz[pair[0]], xyz[pair[1]])
-        area = neck_area(
-            gap_picture(planes), pixel, diameter_nm=image.diameter_nm, threshold=threshold
-        )
+        area = neck_area(gap_picture(planes), pixel, diameter_nm=image.diameter_nm, threshold=threshold)
         return 2 * np.sqrt(area / np.pi), gap_length_nm(planes, pixel, diameter_nm=image.diameter_nm)
 
     _ = image.sampler  # made once, before the threads or the workers ask for it

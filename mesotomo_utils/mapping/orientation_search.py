@@ -198,9 +198,7 @@ def off_bragg_reflections(reflections: pd.DataFrame) -> pd.DataFrame:
     return moved
 
 
-def prepare_shells(
-    window: DotWindow, reflections: pd.DataFrame, *, resolution_deg: float | None = None
-) -> ShellSearch:
+def prepare_shells(window: DotWindow, reflections: pd.DataFrame, *, resolution_deg: float | None = None) -> ShellSearch:
     """Prepare the search over all orientations for one set of reflections.
 
     Parameters

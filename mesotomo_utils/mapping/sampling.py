@@ -175,9 +175,7 @@ class Sampler:
     def points(self, xyz_nm) -> np.ndarray:
         """(N,) float32 values at (N, 3) points, nm."""
         index = to_index(xyz_nm, self.shape, self.step_nm) + self._pad
-        return ndimage.map_coordinates(
-            self._coefficients, index.T, order=3, prefilter=False, mode="nearest"
-        )
+        return ndimage.map_coordinates(self._coefficients, index.T, order=3, prefilter=False, mode="nearest")
 
 
 def _spline_coefficients(values: np.ndarray) -> np.ndarray:
@@ -194,9 +192,9 @@ def _spline_coefficients(values: np.ndarray) -> np.ndarray:
 
 def _cubic_weights(t: np.ndarray) -> np.ndarray:
     """(4, N) weights of the cubic B-spline for the fractional offsets t in [0, 1)."""
-    return np.stack(
-        [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
-    ).astype(np.float32) / np.float32(6)
+    return np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]).astype(
+        np.float32
+    ) / np.float32(6)
 
 
 def offsets_nm(half: int, step_nm: float) -> np.ndarray:

@@ -318,8 +318,7 @@ def point_defects(lattice: Superlattice, xyz_nm) -> pd.DataFrame:
             site
             for filled in row_of
             for step in _SIX
-            if (site := tuple(int(v) for v in np.add(filled, step))) not in row_of
-            and 0 <= site[2] <= highest
+            if (site := tuple(int(v) for v in np.add(filled, step))) not in row_of and 0 <= site[2] <= highest
         }
         for site in sorted(empty):
             around = [tuple(int(v) for v in np.add(site, step)) for step in _SIX]

@@ -387,9 +387,7 @@ class _Residual:
     explained: _Explained
 
 
-def _residual(
-    images: NDArray[np.float32], pose: Pose, band: NDArray[np.float32], width: int, device: str
-) -> _Residual:
+def _residual(images: NDArray[np.float32], pose: Pose, band: NDArray[np.float32], width: int, device: str) -> _Residual:
     """Bring the images to a pose and take off what one object explains of them."""
     n_z, n_u = images.shape[1:]
     options = {"image_shear_deg": pose.image_shear_deg}

@@ -143,9 +143,7 @@ def compare_tables(truth_dir: Path, tables: dict[str, Any]) -> tuple[dict[str, A
     """
     dots = pd.read_csv(truth_dir / "dots.csv")
     qds = tables["qds"]
-    spacing = min(
-        lattice.cell_parameters(_true_vectors(truth_dir))[name] for name in errors.CELL[:3]
-    )
+    spacing = min(lattice.cell_parameters(_true_vectors(truth_dir))[name] for name in errors.CELL[:3])
     imaging = _imaging(truth_dir)
     necks = pd.read_csv(truth_dir / "necks.csv")
     summary, table, motion = errors.compare_dots(qds, dots, radius_nm=0.4 * spacing)
@@ -212,9 +210,7 @@ def run_tables(run_dir: Path) -> dict[str, Any]:
 def _results(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / "results.json"
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing; `mesotomo run SAMPLE --out {run_dir}` makes it"
-        )
+        raise FileNotFoundError(f"{path} is missing; `mesotomo run SAMPLE --out {run_dir}` makes it")
     return json.loads(path.read_text())
 
 
@@ -290,11 +286,7 @@ def true_statements(run_dir: str | Path) -> dict[tuple[str, str | None], dict[st
     truth = Path(run_dir) / "truth"
     found: dict[tuple[str, str | None], dict[str, float]] = {}
     if (truth / "order.csv").exists():
-        for row in (
-            pd.read_csv(truth / "order.csv")
-            .rename(columns={"index": "index_"})
-            .itertuples(index=False)
-        ):
+        for row in pd.read_csv(truth / "order.csv").rename(columns={"index": "index_"}).itertuples(index=False):
             index = None if pd.isna(row.index_) else str(row.index_)
             name = TRUE_NAMES.get(row.name, row.name)
             made = row.made

@@ -64,15 +64,9 @@ def compare_dots(
     Dots less than 90 % inside the needle are *cut*: a pick on one that is flagged ``at_edge`` is
     neither missed nor spurious, one that is not flagged is spurious.
     """
-    rows, cols, motion = match_dots(
-        measured[POSITION].to_numpy(), truth[POSITION].to_numpy(), radius_nm=radius_nm
-    )
+    rows, cols, motion = match_dots(measured[POSITION].to_numpy(), truth[POSITION].to_numpy(), radius_nm=radius_nm)
     inside = truth["fraction_inside"].to_numpy() >= WHOLE
-    flagged = (
-        measured["at_edge"].to_numpy(dtype=bool)
-        if "at_edge" in measured
-        else np.zeros(len(measured), bool)
-    )
+    flagged = measured["at_edge"].to_numpy(dtype=bool) if "at_edge" in measured else np.zeros(len(measured), bool)
     matched_true = np.zeros(len(truth), bool)
     matched_true[cols] = True
     on_cut = np.zeros(len(measured), bool)
@@ -111,12 +105,7 @@ def compare_dots(
         "rigid_shift_nm": float(np.linalg.norm(motion.shift_nm)),
         "centre_error_nm": _quantiles(table["error_nm"][whole]),
         "layer_bias_nm": float(
-            table[whole]
-            .groupby("layer_true")[["error_x_nm", "error_y_nm", "error_z_nm"]]
-            .mean()
-            .abs()
-            .max()
-            .max()
+            table[whole].groupby("layer_true")[["error_x_nm", "error_y_nm", "error_z_nm"]].mean().abs().max().max()
         ),
         "scale_error": _scale_error(
             measured[POSITION].to_numpy()[rows[whole]], truth[POSITION].to_numpy()[cols[whole]]
@@ -187,9 +176,7 @@ def _compare_orientations(
         "orientation_error_deg": _quantiles(error[whole]),
         "turn_about_axis_deg": float(np.rad2deg(about_axis)),
         "oriented_fraction": float(seen[whole].mean()) if whole.any() else np.nan,
-        "equivalent_right_fraction": float(np.mean(plain[both] < error[both] + 1e-6))
-        if both.any()
-        else np.nan,
+        "equivalent_right_fraction": float(np.mean(plain[both] < error[both] + 1e-6)) if both.any() else np.nan,
     }
     if sigma is not None and np.isfinite(sigma[both]).any():
         summary["orientation_error_over_sigma"] = float(np.nanmedian(error[both] / sigma[both]))

@@ -37,9 +37,7 @@ def fit_rigid_motion(measured_nm: np.ndarray, true_nm: np.ndarray) -> RigidMotio
     """
     measured, true = np.asarray(measured_nm, float), np.asarray(true_nm, float)
     if measured.shape != true.shape or len(measured) < 3:
-        raise ValueError(
-            f"measured {measured.shape} and true {true.shape} points: expected one (N, 3), N >= 3"
-        )
+        raise ValueError(f"measured {measured.shape} and true {true.shape} points: expected one (N, 3), N >= 3")
     centre_m, centre_t = measured.mean(axis=0), true.mean(axis=0)
     rotation = lattice.wahba(measured - centre_m, true - centre_t)
     return RigidMotion(rotation, centre_t - rotation @ centre_m)

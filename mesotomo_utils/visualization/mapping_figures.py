@@ -31,9 +31,7 @@ def template_sections(template: np.ndarray, body: np.ndarray, step_nm: float) ->
                 "yz": (template[:, :, middle], body[:, :, middle])}  # fmt: skip
     for n, (ax, (plane, (values, mask))) in enumerate(zip(axes[0], sections.items(), strict=True)):
         shown = figures.show_image(ax, values, pixel_nm=step_nm, limits=(0, 1.05), with_bar=n == 0)
-        ax.contour(
-            mask, levels=[0.5], extent=(-half, half, -half, half), colors=[figures.PALETTE[1]], linewidths=1.0
-        )
+        ax.contour(mask, levels=[0.5], extent=(-half, half, -half, half), colors=[figures.PALETTE[1]], linewidths=1.0)
         ax.set_title(f"{plane} plane")
     figures.colour_bar(shown, axes, "grey level (matrix 0, body 1)")
     figures.panel_labels(axes)
@@ -58,9 +56,7 @@ def picks_on_slice(
     """
     fig, axes = figures.new_figure(1, 2, width_in=figures.DOUBLE_COLUMN, height_in=3.6)
     figures.show_image(axes[0, 0], image, pixel_nm=step_nm, limits=(-0.1, 1.1))
-    shown = figures.show_image(
-        axes[0, 1], scores, pixel_nm=step_nm, limits=(-0.3, 0.8), cmap="viridis", with_bar=False
-    )
+    shown = figures.show_image(axes[0, 1], scores, pixel_nm=step_nm, limits=(-0.3, 0.8), cmap="viridis", with_bar=False)
     for ax in axes[0]:
         for edge, colour in ((False, figures.PALETTE[1]), (True, figures.PALETTE[4])):
             some = picks[picks["at_edge"] == edge]

@@ -25,15 +25,11 @@ def error_histograms(table: pd.DataFrame) -> Figure:
     columns = [("error_nm", "centre", " nm", "nm")]
     if "orientation_error_deg" in whole and whole["orientation_error_deg"].notna().any():
         columns.append(("orientation_error_deg", "orientation", "°", "°"))
-    fig, axes = figures.new_figure(
-        1, len(columns), width_in=figures.DOUBLE_COLUMN * len(columns) / 2, height_in=2.4
-    )
+    fig, axes = figures.new_figure(1, len(columns), width_in=figures.DOUBLE_COLUMN * len(columns) / 2, height_in=2.4)
     for ax, (column, what, after, unit) in zip(axes.flat, columns, strict=True):
         values = whole[column].dropna()
         median = float(values.median())
-        ax.hist(
-            values, bins=30, range=(0, max(values.quantile(0.99), 1e-9)), color=figures.PALETTE[0]
-        )
+        ax.hist(values, bins=30, range=(0, max(values.quantile(0.99), 1e-9)), color=figures.PALETTE[0])
         ax.axvline(median, color="black", lw=0.8)
         figures.corner_text(ax, f"median {median:.2g}{after}", location="upper right")
         ax.set(xlabel=f"Error of the {what} ({unit})", ylabel="Dots")
@@ -57,9 +53,7 @@ def stated_and_measured(rows: Sequence[Mapping[str, Any]]) -> Figure:
     shown = [
         row
         for row in rows
-        if isinstance(row["value"], int | float)
-        and isinstance(row["paper"], int | float)
-        and row["paper"]
+        if isinstance(row["value"], int | float) and isinstance(row["paper"], int | float) and row["paper"]
     ]
     fig, ax = figures.new_figure(1, 1, width_in=4.6, height_in=0.8 + 0.17 * max(len(shown), 3))
     ax = ax[0, 0]
