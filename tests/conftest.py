@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +47,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def repository() -> Path:
     """Root of the repository."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def make_would_run(repository: Path) -> Callable[[str], list[str]]:
+    """What make says that it would run for a target, line by line, as if nothing had been made yet."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+
+    def dry_run(target: str) -> list[str]:
+        command = ["make", "-nB", "--no-print-directory", target]
+        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=repository).stdout.splitlines()
+
+    return dry_run
 
 
 @pytest.fixture

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def commands(repository: Path) -> dict[str, str]:
+def commands(make_would_run: Callable[[str], list[str]]) -> dict[str, str]:
     """By target, the commands of a dry run."""
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    run = {"check": True, "capture_output": True, "text": True, "cwd": repository}
-    # as if nothing had been made yet
-    dry = ["make", "-nB", "--no-print-directory"]
-    return {target: subprocess.run([*dry, target], **run).stdout for target in ("bench", "calibrate")}
+    return {target: "\n".join(make_would_run(target)) for target in ("bench", "calibrate")}
 
 
 def programs(commands: str) -> list[str]:

@@ -6,26 +6,19 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-
-def commands(repository: Path, target: str) -> list[str]:
-    """What make would run for a target, as if nothing had been made yet."""
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    dry = ["make", "-nB", "--no-print-directory", target]
-    return subprocess.run(dry, check=True, capture_output=True, text=True, cwd=repository).stdout.splitlines()
 
 
 @pytest.mark.parametrize(
     ("target", "environment"), [("setup", ".venv"), ("test-oldest", ".venv-oldest"), ("bench", ".venv-bench")]
 )
 def test_one_process_compiles_orix_before_the_environment_is_ready(
-    target: str, environment: str, repository: Path
+    target: str, environment: str, make_would_run: Callable[[str], list[str]]
 ) -> None:
-    lines = commands(repository, target)
+    lines = make_would_run(target)
     compiled, ready, installed = (
         max(n for n, line in enumerate(lines) if f"{environment}/" in line and text in line)
         for text in ("orix", ".ready", "-e .")
@@ -35,9 +28,9 @@ def test_one_process_compiles_orix_before_the_environment_is_ready(
 
 @pytest.mark.slow
 def test_everything_is_compiled_that_orix_leaves_in_a_cache_two_processes_could_spoil(
-    repository: Path, tmp_path: Path
+    make_would_run: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    _, program = next(line for line in commands(repository, "setup") if "orix" in line).split(" -c ")
+    _, program = next(line for line in make_would_run("setup") if "orix" in line).split(" -c ")
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program.strip("'")], check=True, env=environment)
     from orix.quaternion import quaternion
