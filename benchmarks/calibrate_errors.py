@@ -3,10 +3,9 @@
     python benchmarks/calibrate_errors.py runs/paper runs/small
 
 Takes finished runs of twins (by default all in runs/) and prints, along each axis, where 68 % of the true errors
-lie, σ, and the share of the errors within σ: for whole and for recentred dots, which `centres.HALF_SET_SHARE`,
-`NOISE_DIAMETERS`, `SHARED_DIAMETERS` and `RECENTRED_DIAMETERS` were chosen by; and the median of error
-over σ of the orientations, for `orientation_errors.LEFT_SCALE` and `LEFT_POWER`. A Gaussian error would give 68 % and
-0.89.
+lie, σ, and the share of the errors within σ: for whole and for recentred dots, which the constants of
+`centres.half_set_sigmas` were chosen by; and the median of error over σ of the orientations, for
+`orientation_errors.LEFT_SCALE` and `LEFT_POWER`. A Gaussian error would give 68 % and 0.89.
 
 Orientations: the power was chosen on `paper`, `small`, `tiny` and two twins of other cells and steps (1 and 1.5
 degrees), and the scale, 0.44 by these alone, was brought to 0.42 when a twin of 610 dots with angles of 87, 103 and
@@ -29,9 +28,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from mesotomo_utils.mapping.centres import RECENTRED_DIAMETERS
+from mesotomo_utils.mapping.dot_table import SIGMA
 from mesotomo_utils.twin.compare import compare_if_twin
+from mesotomo_utils.workflow.sample import load_sample
 
 
 def judge(run_dir: Path) -> pd.DataFrame:
@@ -39,7 +42,8 @@ def judge(run_dir: Path) -> pd.DataFrame:
     dots = compare_if_twin(run_dir)[1]
     rows = []
     if "sigma_deg" in dots and "sigma_x_nm" in dots:
-        recentred = dots["sigma_x_nm"] > 2 * dots["sigma_x_nm"].median()
+        diameter_nm = load_sample(run_dir / "input" / "sample.yaml").quantum_dot.diameter_nm
+        recentred = (dots[list(SIGMA)] >= diameter_nm * np.array(RECENTRED_DIAMETERS)).all(axis=1)
         for kind, some in {"whole": dots[dots["whole"]], "recentred": dots[recentred]}.items():
             row = {"run": run_dir.name, "dots": kind, "n": len(some)}
             for axis in "xyz":

@@ -126,6 +126,11 @@ if image is not None:
 # makes a second, wrong optimum, in which dot and neck are one longer body; so the fit is tried again from points around
 # its end, and the end about which most of the facets are symmetric is kept. From these centres the necks can be
 # measured (below), and the centres are found a last time with nothing in a neck, nor opposite it, looked at.
+#
+# A neck as thick as its facet can still hold a fit: dot and neck together are their own mirror image about a point up to
+# a nanometre off. So the mean dot is laid over each dot, without its necks. It takes all dots to be of one size and is
+# no better than a tenth of a nanometre; but a centre farther than that from it is not the dot's, and is found again from
+# there.
 
 # %%
 if image is not None:
@@ -171,15 +176,18 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # mean of two halves has half the standard deviation of their difference, pooled over all dots: one dot's
 # difference says little about that dot.
 #
+# Not all dots are seen equally well: necks, neighbours and noise hide facets, and of a centre only what is left of two
+# opposite ones tells. How much less that is than all of a dot gives each dot a factor along each axis. The half-set
+# differences, pooled over all dots by their median, are shared out in proportion to a power of these factors.
+#
 # Three corrections follow, all measured on twins (`benchmarks/calibrate_errors.py`). Half as many tilts leave streaks
 # from dot to dot that the other half cancels: a fifth of that standard deviation is an error of the whole. Noise
 # is not cancelled by the other half: what it leaves in a centre is added, in proportion to its strength around the dots.
-# And what both halves share does not show in their difference: little for whole dots, but a cut dot's centre rests on
-# the mean size of the others, and its σ is nearly all of this kind.
+# And what both halves share does not show in their difference: little for whole dots of sharp facets, more where these
+# are blurred; a cut dot's centre rests on the mean size of the others, and its σ is nearly all of this kind.
 #
-# σ is one for all whole dots, then, and too small for some. Where necks hide all of a dot's facets along an axis, or a
-# neck as thick as its facet makes dot and neck one longer body, the centre may be far off: of 600 dots of one twin four,
-# all at the rim, were 0.4 to 1 nm off with a σ of 0.005 nm. Exercise 3 looks at the thickest necks.
+# One kind of error is in no σ: a dot that the needle's edge has cut parallel to a facet cannot be told from a smaller,
+# whole one. Its centre is up to 0.2 nm too far in. All such dots are flagged `at_edge`.
 #
 # Of a wedge of missing tilts the halves know nothing either, and with ±70° it is still the largest error by far. So the
 # bodies are projected at the tilts, reconstructed and filled once more; how far their centres move tells what the wedge

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from mesotomo_utils import distribute
 from mesotomo_utils.lattice import cell_matrix
-from mesotomo_utils.mapping import centres, necks, sampling, superlattice, template
+from mesotomo_utils.mapping import centre_fits, centres, necks, sampling, superlattice, template
 from mesotomo_utils.mapping.model_film import model_film
 from mesotomo_utils.tomography import reconstruction
 from mesotomo_utils.tomography.reconstruction import reconstruct
@@ -287,7 +287,7 @@ def test_a_cluster_finds_the_centres_and_necks_that_threads_find(address, tmp_pa
         noisy = film.volume + rng.normal(0, 0.05, film.volume.shape).astype(np.float32)
         files.append(open_tomogram(write_tomogram(tmp_path / f"{name}.ome.zarr", noisy, film.voxel_nm)))
     asked = []
-    for module, name in ((centres, "map_items"), (necks, "map_items"), (sampling, "each_item")):
+    for module, name in ((centre_fits, "map_items"), (necks, "map_items"), (sampling, "each_item")):
         mapped = getattr(module, name)
 
         def spy(*args, _mapped=mapped, _module=module, **options):

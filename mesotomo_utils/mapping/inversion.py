@@ -19,6 +19,8 @@ from mesotomo_utils.mapping.template import BodyImage, Template
 NECK_START_DIAMETERS = 0.3
 #: So much is left out around it, for its blurred flank.
 NECK_MARGIN_DIAMETERS = 0.04
+#: Added to normal equations, so that what no facet tells can be solved for.
+_SMALLEST = 1e-9
 
 
 class Inversion:
@@ -35,7 +37,7 @@ class Inversion:
     """
 
     def __init__(self, image: BodyImage, template: Template, *, flank: int = 0):
-        self._sampler = image.sampler
+        self._image = image
         middle = template.values.shape[0] // 2
         self._half = int(np.abs(np.argwhere(template.body > 0) - middle).max())  # the body fits in a smaller box
         self._flank = flank
@@ -48,9 +50,8 @@ class Inversion:
         arrays = inside, (2 * self._half + 1) ** 3 - 1 - inside, gradient, body
         self._inside, self._mirrored, self._gradient, self._body = (to_device(a, image.device) for a in arrays)
         self._facets = self._body * (self._gradient**2).sum(axis=0)
+        self._products = (self._gradient[:, None] * self._gradient).reshape(9, -1)
         self._xp = get_array_module(self._body)
-        self._step_nm, self._start_nm = template.step_nm, NECK_START_DIAMETERS * image.diameter_nm
-        self._margin_nm = NECK_MARGIN_DIAMETERS * image.diameter_nm
         offsets = offsets_nm(self._half, template.step_nm).reshape(-1, 3)[inside]
         self._offsets = to_device(offsets.T.astype(np.float32), image.device)
 
@@ -66,20 +67,10 @@ class Inversion:
         -------
         (N, v) float32 on the device, 0 in a neck and 1 beside it, one voxel between.
         """
-        necks = self._xp.asarray(np.asarray(necks, np.float32))
-        clear = self._xp.ones((len(necks), self._offsets.shape[1]), np.float32)
-        square = (self._offsets**2).sum(axis=0)
-        for n in range(necks.shape[1]):
-            along = self._xp.abs(necks[:, n, :3] @ self._offsets)
-            across = self._xp.sqrt(self._xp.maximum(square - along**2, 0))
-            radius = necks[:, n, 3:]
-            within = self._xp.clip(0.5 + (radius + self._margin_nm - across) / self._step_nm, 0, 1)
-            within *= self._xp.clip(0.5 + (along - self._start_nm) / self._step_nm, 0, 1)
-            clear *= 1 - self._xp.where(radius > 0, within, 0)
-        return clear
+        return clear_of_necks(self._offsets, necks, self._image, opposite=True)
 
     def _odd(self, at: np.ndarray) -> np.ndarray:
-        patches = self._sampler.patches(at, self._half).reshape(len(at), -1)
+        patches = self._image.sampler.patches(at, self._half).reshape(len(at), -1)
         return (patches[:, self._inside] - patches[:, self._mirrored]) / 2
 
     def _weights(self, left: np.ndarray, scale: float) -> np.ndarray:
@@ -103,6 +94,26 @@ class Inversion:
         """(N,) fraction of the facets, squared gradients, that are their own mirror image about the (N, 3) points."""
         return to_numpy(self._weights(self._odd(at), scale) @ self._facets / self._facets.sum())
 
+    def vagueness(self, at: np.ndarray, scale: float, clear: np.ndarray | None = None) -> np.ndarray:
+        """How much less is known of the centres at (N, 3) points than of a dot that is all its own mirror image.
+
+        Parameters
+        ----------
+        at, scale, clear
+            As for :meth:`follow`.
+
+        Returns
+        -------
+        (N, 3) factors of the standard deviation along x, y, z, from the weights that the facets have left; 1 or more.
+        """
+        body = self._body if clear is None else self._body * clear
+        known = to_numpy((body * self._weights(self._odd(at), scale)) @ self._products.T).reshape(-1, 3, 3)
+        most = to_numpy(self._body @ self._products.T).reshape(3, 3)
+        variance, least = (
+            np.diagonal(np.linalg.inv(matrix + _SMALLEST * np.eye(3)), axis1=-2, axis2=-1) for matrix in (known, most)
+        )
+        return np.sqrt(variance / least)
+
     def follow(self, at: np.ndarray, scales: Sequence[float], clear: np.ndarray | None = None) -> np.ndarray:
         """(N, 3) points after a step towards the centres of inversion with each scale; ``clear`` of :meth:`beside`."""
         body = self._body if clear is None else self._body * clear
@@ -110,6 +121,41 @@ class Inversion:
             shift = robust_shift(self._odd(at), self._gradient, lambda left, s=scale: body * self._weights(left, s))
             at = at + np.clip(shift, -0.5, 0.5)
         return at
+
+
+def clear_of_necks(offsets: np.ndarray, necks: np.ndarray, image: BodyImage, *, opposite: bool = False) -> np.ndarray:
+    """Weights that leave the necks of dots out.
+
+    Parameters
+    ----------
+    offsets
+        (3, v) voxels from the centre of a dot, nm, on the device.
+    necks
+        (N, k, 4) unit vectors to the neighbours and the radii of the necks, nm; radius 0 where there is none.
+    image
+        The tomogram of bodies.
+    opposite
+        Whether what lies opposite a neck is left out as well.
+
+    Returns
+    -------
+    (N, v) float32 on the device, 0 in a neck and 1 beside it, one voxel between.
+    """
+    xp = get_array_module(offsets)
+    necks = xp.asarray(np.asarray(necks, np.float32))
+    clear = xp.ones((len(necks), offsets.shape[1]), np.float32)
+    square = (offsets**2).sum(axis=0)
+    margin, start = NECK_MARGIN_DIAMETERS * image.diameter_nm, NECK_START_DIAMETERS * image.diameter_nm
+    for n in range(necks.shape[1]):
+        along = necks[:, n, :3] @ offsets
+        if opposite:
+            along = xp.abs(along)
+        across = xp.sqrt(xp.maximum(square - along**2, 0))
+        radius = necks[:, n, 3:]
+        within = xp.clip(0.5 + (radius + margin - across) / image.step_nm, 0, 1)
+        within *= xp.clip(0.5 + (along - start) / image.step_nm, 0, 1)
+        clear *= 1 - xp.where(radius > 0, within, 0)
+    return clear
 
 
 def _lowest_around(boxes: np.ndarray, reach: int) -> np.ndarray:
@@ -144,7 +190,7 @@ def robust_shift(odd: np.ndarray, gradient: np.ndarray, weigh: Callable[[np.ndar
     products = (gradient[:, None] * gradient).reshape(9, -1)
     for _ in range(2):
         weights = weigh(odd + xp.asarray(shift.astype(np.float32)) @ gradient)
-        matrix = to_numpy(weights @ products.T).reshape(-1, 3, 3) + 1e-9 * np.eye(3)
+        matrix = to_numpy(weights @ products.T).reshape(-1, 3, 3) + _SMALLEST * np.eye(3)
         right = to_numpy((weights * odd) @ gradient.T)
         shift = -np.linalg.solve(matrix, right[..., None])[..., 0]
     return shift

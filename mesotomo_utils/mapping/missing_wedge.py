@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils.backend import get_array_module, to_device, to_numpy
-from mesotomo_utils.mapping.centres import refine_centres
+from mesotomo_utils.mapping.centre_fits import refine_centres
 from mesotomo_utils.mapping.template import BodyImage, Template
 from mesotomo_utils.tomography.projector import Projector, angular_gaps
 

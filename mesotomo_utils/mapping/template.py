@@ -107,6 +107,12 @@ class Template:
     body: np.ndarray
     step_nm: float
 
+    @property
+    def facet_width_nm(self) -> float:
+        """How far the blurred facets reach: the body's contrast over the steepest slope, nm."""
+        slope = np.linalg.norm(np.gradient(self.values, self.step_nm), axis=0)
+        return float(1 / np.quantile(slope, 0.999))
+
 
 def body_image(
     volume, voxel_nm: float, *, diameter_nm: float, device: str = "cpu", dask: str | None = None

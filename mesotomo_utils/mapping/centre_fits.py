@@ -1,0 +1,284 @@
+"""The fits of a centre: where a dot is its own mirror image, or where the mean dot lies over what is left of it.
+
+Each takes points and gives points; the dots are shared out in small groups. Which fit a dot needs,
+:mod:`~mesotomo_utils.mapping.centres` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from mesotomo_utils.distribute import map_items
+from mesotomo_utils.mapping.inversion import Inversion
+from mesotomo_utils.mapping.overlay import Overlay
+from mesotomo_utils.mapping.sampling import coarsen
+from mesotomo_utils.mapping.template import BodyImage, Template, mean_dot
+
+#: Scales of the robust fit of a centre, in body contrasts, from the first step to the last.
+INVERSION_SCALES = (0.12, 0.08, 0.06, 0.06, 0.06)
+#: The same once the necks are left out: with nothing to pull, the whole facets count.
+BESIDE_NECKS_SCALES = (0.1,) * 6
+#: Where a dot is not its own mirror image, voxels up to this far from it lose their weight too: the blurred flank of
+#: a neck is too faint to stand out itself and pulls all the more.
+FLANK_DIAMETERS = 0.05
+#: The fit is tried again from points this far off along x, y, z, since a thick neck holds it in a second optimum.
+RESTART_DIAMETERS = (0.05, 0.02, 0.02, 0.02, 0.02)
+#: After the second round, only where the last one led farther than this.
+RESTART_GAIN_DIAMETERS = 0.004
+#: Scales of the fit of the mean dot, in body contrasts, from the first step to the last.
+OVERLAY_SCALES = (0.4, 0.3, 0.2, 0.15, 0.15, 0.15)
+#: A first, coarse fit starts from the pick and from six points this far from it.
+START_DIAMETERS = 0.13
+#: Dots at a time.
+_CHUNK = {"cpu": 32, "cuda": 256}
+#: Of a cut dot, the part farther out than this from its centre is left out of the fit.
+OUTER_DIAMETERS = 0.2
+
+
+def refine_centres(
+    image: BodyImage,
+    xyz_nm,
+    template: Template,
+    *,
+    scales: tuple[float, ...] = INVERSION_SCALES,
+    restarts: Sequence[float] = RESTART_DIAMETERS,
+    dask: str | None = None,
+) -> np.ndarray:
+    """Centre of inversion of each dot.
+
+    Parameters
+    ----------
+    image
+        The tomogram of bodies.
+    xyz_nm
+        (N, 3) picks, nm, good to about half a nanometre.
+    template
+        The mean dot.
+    scales
+        Scale of the robust weights in body contrasts, one a step.
+    restarts
+        How far from its result the fit is tried again, in dot diameters, six points a round; the end about which
+        most of the facets are their own mirror image is taken. Empty where the picks are good already.
+    dask
+        Address of a Dask scheduler whose workers take the dots; None for threads.
+
+    Returns
+    -------
+    (N, 3) centres, nm. A dot that would move by more than a third of a diameter stays where it is.
+
+    Notes
+    -----
+    How, says :mod:`.inversion`. Where one side has a neck or a neighbour and the other has none, the odd part is large
+    and the weight (Geman-McClure) vanishes, and with it that of the voxels around (a minimum filter). That keeps a
+    thin neck from pulling. One nearly as thick as its facet leaves a second optimum, in which dot and neck are one
+    body; :func:`centres_beside_necks` makes an end of it.
+    """
+    start = np.asarray(xyz_nm, float).reshape(-1, 3)
+    inversion = _sharp_inversion(image, template)
+    around = image.diameter_nm * np.vstack([np.eye(3), -np.eye(3)])
+
+    def refine(first: np.ndarray) -> np.ndarray:
+        at = inversion.follow(first, scales)
+        support, left = inversion.support(at, scales[-1]), np.arange(len(at))
+        for number, distance in enumerate(restarts, start=1):
+            ends = [inversion.follow(at[left] + distance * offset, scales[-2:]) for offset in around]
+            tried = np.stack([support[left]] + [inversion.support(end, scales[-1]) for end in ends])
+            best, rows = tried.argmax(axis=0), np.arange(len(left))
+            end = np.stack([at[left], *ends])[best, rows]
+            far = np.linalg.norm(end - at[left], axis=1) > RESTART_GAIN_DIAMETERS * image.diameter_nm
+            at[left], support[left] = end, tried[best, rows]
+            if number > 1:
+                left = left[far]
+            if not left.size:
+                break
+        return inversion.follow(at, scales[-1:]) if restarts else at
+
+    return _unless_lost(in_chunks(refine, start, image=image, dask=dask), start, image)
+
+
+def centres_beside_necks(
+    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=None, dask: str | None = None
+) -> np.ndarray:
+    """Centre of inversion of each dot with nothing in a neck, nor opposite it, looked at.
+
+    Parameters
+    ----------
+    image, xyz_nm, template, dask
+        As for :func:`refine_centres`; the centres that it found.
+    necks
+        ``qd_1, qd_2`` (rows of ``xyz_nm``) and ``diameter_nm``, from :func:`.necks.near_necks`.
+    of
+        Rows of dots: the others stay where they are; None for all.
+
+    Returns
+    -------
+    As there.
+    """
+    start = np.asarray(xyz_nm, float).reshape(-1, 3)
+    rows = np.arange(len(start)) if of is None else np.asarray(of)
+    inversion = _sharp_inversion(image, template)
+
+    def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
+        return inversion.follow(first, BESIDE_NECKS_SCALES, inversion.beside(joints))
+
+    found = start.copy()
+    found[rows] = in_chunks(refine, start[rows], _necks_of_dots(necks, start)[rows], image=image, dask=dask)
+    return _unless_lost(found, start, image)
+
+
+def vagueness_beside_necks(
+    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, dask: str | None = None
+) -> np.ndarray:
+    """How much less a dot tells of its centre than one without necks and neighbours would.
+
+    Parameters are those of :func:`centres_beside_necks`, the centres those that it found.
+
+    Returns
+    -------
+    (N, 3) factors of the standard deviation along x, y, z (:meth:`.Inversion.vagueness`).
+    """
+    at = np.asarray(xyz_nm, float).reshape(-1, 3)
+    inversion = _sharp_inversion(image, template)
+
+    def measure(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
+        return inversion.vagueness(points, BESIDE_NECKS_SCALES[-1], inversion.beside(joints))
+
+    return in_chunks(measure, at, _necks_of_dots(necks, at), image=image, dask=dask)
+
+
+def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | None = None) -> np.ndarray:
+    """Best of seven coarse fits of each centre of inversion, started around its pick.
+
+    A pick can lie up to a nanometre off where necks are thick on one side, too far for
+    :func:`refine_centres`, which is as sharp as the facets are. Parameters and return as there.
+    """
+    start = np.asarray(xyz_nm, float).reshape(-1, 3)
+    diameter = image.diameter_nm
+    values = coarsen(
+        image.values, image.step_nm, step_nm=0.08 * diameter, sigma_nm=0.045 * diameter, device=image.device
+    )
+    coarse = BodyImage(values, 0.08 * diameter, diameter, image.background, image.contrast, image.device)
+    inversion = Inversion(coarse, mean_dot(coarse, start[: max(1, len(start) // 2)]))
+    offsets = START_DIAMETERS * diameter * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])
+
+    def refine(first: np.ndarray) -> np.ndarray:
+        ends, costs = [], []
+        for offset in offsets:
+            at = inversion.follow(first + offset, (0.2, 0.12, 0.08, 0.08))
+            ends.append(at)
+            costs.append(inversion.asymmetry(at, 0.08))
+        costs = np.array(costs)
+        costs[np.linalg.norm(np.array(ends) - first, axis=2) > diameter / 3] = np.inf
+        best = costs.argmin(axis=0)
+        chosen = np.array(ends)[best, np.arange(len(first))]
+        return np.where(np.isfinite(costs.min(axis=0))[:, None], chosen, first)
+
+    return in_chunks(refine, start, image=image, dask=dask)
+
+
+def recentre_cut(image: BodyImage, xyz_nm, template: Template, axis_xy_nm, *, dask: str | None = None) -> np.ndarray:
+    """Centres that dots had before the needle's edge cut them.
+
+    Parameters
+    ----------
+    image
+        The tomogram of bodies.
+    xyz_nm
+        (N, 3) centres of what is left of them, nm.
+    template
+        The mean of the whole dots.
+    axis_xy_nm
+        (2,) where the needle's axis meets the xy plane, nm: away from it is outwards.
+    dask
+        As in :func:`refine_centres`.
+
+    Returns
+    -------
+    (N, 3) centres, nm.
+
+    Notes
+    -----
+    The mean dot is laid over the inner side of the cut one by robust least squares, from four starts
+    outwards; the best fit is taken.
+    """
+    start = np.asarray(xyz_nm, float).reshape(-1, 3)
+    overlay = Overlay(image, template)
+
+    def refine(first: np.ndarray) -> np.ndarray:
+        outwards = first * [1, 1, 0] - [*axis_xy_nm, 0]
+        outwards /= np.maximum(np.linalg.norm(outwards, axis=1, keepdims=True), 1e-9)
+        inner = overlay.within(outwards, OUTER_DIAMETERS * image.diameter_nm)
+        starts = [first + distance * image.diameter_nm * outwards for distance in (0.0, 0.1, 0.2, 0.3)]
+        ends = np.array([overlay.follow(at, OVERLAY_SCALES, inner) for at in starts])
+        best = np.argmin([overlay.misfit(end, OVERLAY_SCALES[-1], inner) for end in ends], axis=0)
+        return ends[best, np.arange(len(first))]
+
+    return in_chunks(refine, start, image=image, dask=dask)
+
+
+def mean_dot_beside_necks(
+    image: BodyImage, xyz_nm, mean: Template, necks: pd.DataFrame, *, dask: str | None = None
+) -> np.ndarray:
+    """Where the mean dot lies over each dot, its necks left out.
+
+    Parameters
+    ----------
+    image, xyz_nm, necks, dask
+        As for :func:`centres_beside_necks`.
+    mean
+        The mean of the whole dots, from their centres.
+
+    Returns
+    -------
+    (N, 3) points, nm; the given one where the fit left the dot.
+    """
+    start = np.asarray(xyz_nm, float).reshape(-1, 3)
+    overlay = Overlay(image, mean)
+
+    def lay(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
+        return overlay.follow(first, OVERLAY_SCALES, overlay.beside(joints))
+
+    return _unless_lost(in_chunks(lay, start, _necks_of_dots(necks, start), image=image, dask=dask), start, image)
+
+
+def _sharp_inversion(image: BodyImage, template: Template) -> Inversion:
+    return Inversion(image, template, flank=max(1, round(FLANK_DIAMETERS * image.diameter_nm / image.step_nm)))
+
+
+def _unless_lost(found: np.ndarray, start: np.ndarray, image: BodyImage) -> np.ndarray:
+    """What was found, but the start where that is more than a third of a diameter away."""
+    lost = np.linalg.norm(found - start, axis=1) > image.diameter_nm / 3
+    return np.where(lost[:, None], start, found)
+
+
+def _necks_of_dots(necks: pd.DataFrame, xyz: np.ndarray) -> np.ndarray:
+    """(N, k, 4) unit vectors and radii of the necks of each dot, nm, zeros where it has fewer than k."""
+    joined = necks[necks["diameter_nm"] > 0]
+    if not len(joined):
+        return np.zeros((len(xyz), 0, 4))
+    ends = joined[["qd_1", "qd_2"]].to_numpy(int)
+    dots = ends.T.ravel()
+    along = xyz[ends[:, 1]] - xyz[ends[:, 0]]
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    rows = np.column_stack([np.vstack([along, -along]), np.tile(joined["diameter_nm"] / 2, 2)])
+    place = pd.Series(dots).groupby(dots).cumcount().to_numpy()
+    found = np.zeros((len(xyz), place.max() + 1, 4))
+    found[dots, place] = rows
+    return found
+
+
+def in_chunks(function, points: np.ndarray, *others: np.ndarray, image: BodyImage, dask: str | None) -> np.ndarray:
+    """Apply a function of (n, 3) points to groups of them, small ones on all cores or on a cluster, larger on a GPU.
+
+    ``others``, as long as the points, are handed over in the same groups.
+    """
+    if len(points) == 0:
+        return points.copy()
+    _ = image.sampler  # made once, before the threads or the workers ask for it
+    n_chunks = int(np.ceil(len(points) / _CHUNK[image.device]))
+    chunks = list(zip(*(np.array_split(array, n_chunks) for array in (points, *others)), strict=True))
+    workers = 1 if image.device == "cuda" else None
+    return np.concatenate(map_items(lambda chunk: function(*chunk), chunks, workers=workers, dask=dask))
