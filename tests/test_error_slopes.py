@@ -122,6 +122,14 @@ def test_too_little_for_a_line_is_nan():
     assert line == {"value": pytest.approx(2.0), "sigma": pytest.approx(0.0), "n": 4}
 
 
+def test_the_standard_error_is_that_of_repeats_where_far_points_scatter_more():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=300)
+    lines = [error_slopes.slope(x, rng.normal(size=300) * (0.1 + x**2)) for _ in range(300)]
+    values, sigmas = (np.array([line[key] for line in lines]) for key in ("value", "sigma"))
+    assert np.median(sigmas) == pytest.approx(values.std(), rel=0.15), "an even scatter would give half of it"
+
+
 def test_the_comparison_of_an_imaged_twin_has_both(dots, necks, tmp_path):
     dots["layer"], dots["fraction_inside"] = dots["k"] + 1, 1.0
     dots.to_csv(tmp_path / "dots.csv", index=False)

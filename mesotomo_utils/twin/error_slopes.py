@@ -26,17 +26,24 @@ def slope(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     Returns
     -------
     dict
-        ``value``, ``sigma`` (one standard error, the scatter about the line taken as even) and ``n``; NaN for fewer
-        than three points or where all x are the same.
+        ``value``, ``sigma`` (one standard error) and ``n``; NaN for fewer than three points or where all x are the
+        same.
+
+    Notes
+    -----
+    Where x is far from its mean (a thick neck) the scatter can be several times as large as elsewhere; the standard
+    error counts each point's own (HC3; MacKinnon and White, J. Econometrics 29, 305, 1985).
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     n = len(x)
     spread = float(np.sum((x - x.mean()) ** 2)) if n else 0.0
     if n < 3 or spread == 0:
         return {"value": np.nan, "sigma": np.nan, "n": n}
-    value = float(np.sum((x - x.mean()) * (y - y.mean())) / spread)
-    left = y - y.mean() - value * (x - x.mean())
-    return {"value": value, "sigma": float(np.sqrt(np.sum(left**2) / (n - 2) / spread)), "n": n}
+    away = x - x.mean()
+    value = float(np.sum(away * (y - y.mean())) / spread)
+    left = y - y.mean() - value * away
+    free = np.maximum(1 - 1 / n - away**2 / spread, 1e-6)  # 0 for a point that the line must pass through
+    return {"value": value, "sigma": float(np.sqrt(np.sum((away * left / free) ** 2)) / spread), "n": n}
 
 
 def phase_slopes(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -243,7 +244,8 @@ def sigma_maps(dots: pd.DataFrame) -> Figure:
     Parameters
     ----------
     dots
-        ``x_nm, y_nm, z_nm, sigma_nm, sigma_deg``. A dot whose σ is unknown is an open grey ring; where dots hide one
+        ``x_nm, y_nm, z_nm, sigma_nm, sigma_deg``. Colours go with the logarithm: the position of a cut dot is some
+        twenty times as uncertain as a whole one's. A dot whose σ is unknown is an open grey ring; where dots hide one
         another the largest σ lies on top.
     """
     spans = np.ptp(dots[["x_nm", "y_nm", "z_nm"]].to_numpy(), axis=0)
@@ -253,16 +255,18 @@ def sigma_maps(dots: pd.DataFrame) -> Figure:
     for row, (column, label) in zip(axes, labels.items(), strict=True):
         unknown = dots[dots[column].isna()]
         known = dots.dropna(subset=[column]).sort_values(column, kind="stable")
-        low, high = np.percentile(known[column], (2, 98)) if len(known) else (0.0, 1.0)
+        norm = LogNorm(*np.percentile(known[column], (2, 98)) if len(known) else (0.1, 1.0))
         for ax, vertical in zip(row, ("y_nm", "z_nm"), strict=True):
             ax.scatter(unknown["x_nm"], unknown[vertical], s=14, fc="none", ec=figures.GREY, lw=0.6)
             points = ax.scatter(
-                known["x_nm"], known[vertical], s=14, c=known[column], lw=0, vmin=low, vmax=high,
+                known["x_nm"], known[vertical], s=14, c=known[column], lw=0, norm=norm,
                 cmap=figures.ANGLE_MAP,
             )  # fmt: skip
             ax.set(xlabel="x (nm)", ylabel=f"{vertical[0]} (nm)", aspect="equal")
         if len(known):
-            figures.colour_bar(points, list(row), label, extend="both")
+            ticks = {"ticks": LogLocator(subs=(1, 2, 5)), "format": StrMethodFormatter("{x:g}")}
+            bar = figures.colour_bar(points, list(row), label, extend="both", **ticks)
+            bar.ax.yaxis.set_minor_formatter(NullFormatter())
         else:
             figures.corner_text(row[0], f"{label.split(' (')[0]} is unknown")
     figures.panel_labels(axes)
