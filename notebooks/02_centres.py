@@ -129,8 +129,9 @@ if image is not None:
 #
 # A neck as thick as its facet can still hold a fit: dot and neck together are their own mirror image about a point up to
 # a nanometre off. So the mean dot is laid over each dot, without its necks. It takes all dots to be of one size and is
-# no better than a tenth of a nanometre; but a centre farther than that from it is not the dot's, and is found again from
-# there.
+# no better than a tenth of a nanometre; but a centre that lies farther from it is doubtful. It is looked for from there
+# as well, and of the two the one about which more is symmetric is kept; where the mean dot lies more than twice as far
+# off, the new one.
 
 # %%
 if image is not None:
@@ -187,8 +188,7 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # are blurred; a cut dot's centre rests on the mean size of the others, and its σ is nearly all of this kind.
 #
 # One kind of error is in no σ: a dot that the needle's edge has cut parallel to a facet cannot be told from a smaller,
-# whole one, and its centre is 0.1 to 0.2 nm too far in. On the twin `paper` eight of 633 dots are that far off, six of
-# them at the rim.
+# whole one. About one dot in a hundred is 0.1 to 0.3 nm off, and most of these are of that kind.
 #
 # Of a wedge of missing tilts the halves know nothing either, and with ±70° it is still the largest error by far. So the
 # bodies are projected at the tilts, reconstructed and filled once more; how far their centres move tells what the wedge

@@ -291,8 +291,9 @@ if possible:
 # %% [markdown]
 # **Where the errors are.** σ of each dot's position (from 02: $\sqrt{\sigma_x^2 + \sigma_y^2 + \sigma_z^2}$) and of its
 # orientation, at its place: across the tilt axis and along it. Look for a rim: a dot that the needle's edge cuts is known
-# less well. The position has but two colours, for one half-set difference says little of its own dot: 02 fits one
-# noise to all whole dots and one to all cut ones. Open rings are dots without a σ.
+# less well, its position (02 lays the mean dot over what is left) some thirty times less. One half-set difference says
+# little of its own dot: 02 pools them, and shares the noise out by what necks and neighbours leave of each whole dot to
+# be seen. The colours go with the logarithm; open rings are dots without a σ.
 
 # %%
 position_nm = np.sqrt((centres[["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]] ** 2).sum(axis=1, skipna=False))

@@ -1,6 +1,7 @@
 """Centres on films of model dots whose centres are known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -15,6 +16,15 @@ XYZ = ["x_nm", "y_nm", "z_nm"]
 
 def film_of(seed=1, cell=CELL, counts=(3, 3, 3), edge_nm=4.9, voxel_nm=0.25, **options):
     return model_film(cell, counts, edge_nm=edge_nm, voxel_nm=voxel_nm, rng=np.random.default_rng(seed), **options)
+
+
+def cut_through(film):
+    """The volume of a film, its outer dots along x cut 1.2 nm beyond their centres."""
+    volume = film.volume.copy()
+    outer = film.dots[(film.dots["i"] == 2)]["x_nm"].mean()
+    x = (np.arange(volume.shape[2]) - (volume.shape[2] - 1) / 2) * film.voxel_nm
+    volume[:, :, x > outer + 1.2] = 0.06
+    return volume
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +77,14 @@ def test_a_dot_and_a_neck_as_thick_as_its_facet_are_not_taken_for_a_longer_dot()
     assert errors_nm(table, film).max() < 0.03, "three are their own mirror images about points 0.16 to 1.5 nm off too"
 
 
+def test_a_centre_far_from_where_the_mean_dot_lies_is_left_even_for_one_that_is_vaguer():
+    film = film_of(seed=3, neck_nm=(4.4, 4.9), neck_fraction=0.4)
+    table, _ = centres.find_centres(template.body_image(film.volume, film.voxel_nm, diameter_nm=5.0))
+    distance, row = cKDTree(film.dots[XYZ]).query(table[XYZ])
+    assert len(set(row)) == len(row) == 26, "two dots with a neck as thick as they are stay one"
+    assert np.sort(distance)[-2] < 0.1, "it was 0.7 nm"
+
+
 def test_a_mirrored_tomogram_gives_mirrored_centres(found):
     film, _, table, _ = found
     image = template.body_image(film.volume[:, :, ::-1], film.voxel_nm, diameter_nm=5.0)
@@ -92,11 +110,7 @@ def test_finer_voxels_and_other_dots():
 
 def test_a_cut_dot_is_flagged_and_put_where_it_was(found):
     film, _, _, _ = found
-    volume = film.volume.copy()
-    outer = film.dots[(film.dots["i"] == 2)]["x_nm"].mean()
-    x = (np.arange(volume.shape[2]) - (volume.shape[2] - 1) / 2) * film.voxel_nm
-    volume[:, :, x > outer + 1.2] = 0.06
-    table, _ = centres.find_centres(template.body_image(volume, film.voxel_nm, diameter_nm=5.0))
+    table, _ = centres.find_centres(template.body_image(cut_through(film), film.voxel_nm, diameter_nm=5.0))
     distance, row = cKDTree(film.dots[XYZ]).query(table[XYZ])
     cut = film.dots["i"].to_numpy()[row] == 2
     assert table["at_edge"][cut].all()
@@ -119,6 +133,7 @@ def noisy():
         table, mean = centres.find_centres(full)
         without, _ = centres.find_centres(clean, template=mean)
         row = cKDTree(without[XYZ]).query(table[XYZ])[1]
+        assert sorted(row) == list(range(27))
         errors.append(table[XYZ].to_numpy() - without[XYZ].to_numpy()[row])
         sigma, difference = centres.half_set_sigmas(table, *halves, mean)
         sigmas.append(sigma.to_numpy())
@@ -157,6 +172,39 @@ def test_the_centre_of_a_dot_is_vaguer_along_the_axis_whose_facets_lie_in_necks(
     assert growth[dots, 2].min() > 1.5
     assert growth[dots, :2].max() < 1.3
     np.testing.assert_allclose(np.delete(growth, dots, axis=0), 1)
+
+
+def test_what_both_halves_share_grows_with_the_blur_of_the_facets():
+    widths, sigmas = [], []
+    for blur_nm in (0.15, 0.35):
+        image = template.body_image(film_of(blur_nm=blur_nm, noise=0.0).volume, 0.25, diameter_nm=5.0)
+        table, mean = centres.find_centres(image)
+        sigma, difference = centres.half_set_sigmas(table, image, image, mean)
+        np.testing.assert_allclose(difference, 0, atol=1e-6)
+        widths.append(mean.facet_width_nm / 5)
+        sigmas.append(sigma.to_numpy())
+    assert widths[1] > 1.15 * widths[0]
+    assert np.median(sigmas[1]) > 1.7 * np.median(sigmas[0])
+    for width, sigma in zip(widths, sigmas, strict=True):
+        expected = 5 * np.array(centres.SHARED_DIAMETERS) * (width / centres.SHARP_DIAMETERS) ** centres.BLUR_POWER
+        np.testing.assert_allclose(sigma, np.broadcast_to(expected, sigma.shape), rtol=0.02)
+
+
+def test_the_width_of_facets_is_that_of_their_blur():
+    values = np.zeros((61, 61, 61), np.float32)
+    values[15:46, 15:46, 15:46] = 1
+    blurred = ndimage.gaussian_filter(values, 3.0)
+    width_nm = template.Template(blurred, blurred, blurred, step_nm=0.1).facet_width_nm
+    assert width_nm == pytest.approx(np.sqrt(2 * np.pi) * 0.3, rel=0.05)
+
+
+def test_nothing_seen_of_a_dot_is_no_division_by_zero(found):
+    _, image, table, mean = found
+    nowhere = np.array([[0.0, 0.0, image.values.shape[0] * image.step_nm]])
+    no_necks = pd.DataFrame({"qd_1": [], "qd_2": [], "diameter_nm": []})
+    vague = centre_fits.vagueness_beside_necks(image, nowhere, mean, no_necks)
+    assert np.isfinite(vague).all()
+    assert vague.min() >= 1
 
 
 def test_the_correlation_is_that_of_its_definition(found):
@@ -281,3 +329,20 @@ def test_a_gpu_finds_the_same_centres(gpu, found):
 @pytest.mark.parametrize("real_gpu", ["gridding"], indirect=True)
 def test_a_real_gpu_finds_the_same_centres(real_gpu, found):
     assert_same_centres(found[0], found[2])
+
+
+@pytest.mark.parametrize("gpu", ["gridding"], indirect=True)
+def test_a_gpu_tells_cut_dots_and_errors_the_same(gpu, found):
+    film, _, _, _ = found
+    rng = np.random.default_rng(3)
+    volumes = [cut_through(film) + rng.normal(0, 0.2, film.volume.shape).astype(np.float32) for _ in "ab"]
+    tables = []
+    for device in ("cpu", "cuda"):
+        full, *halves = (
+            template.body_image(volume, film.voxel_nm, diameter_nm=5.0, device=device)
+            for volume in (sum(volumes) / 2, *volumes)
+        )
+        table, mean = centres.find_centres(full)
+        tables.append(table.join(centres.half_set_sigmas(table, *halves, mean)[0]))
+    assert tables[0]["recentred"].sum() >= 5
+    pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=1e-3, atol=1e-4)

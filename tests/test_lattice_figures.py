@@ -101,7 +101,12 @@ def test_sigma_maps_colour_every_dot_by_its_own_error():
         expected = known[["x_nm", vertical, column]].sort_values(column).to_numpy()
         np.testing.assert_allclose(drawn, expected)
         assert len(rings.get_offsets()) == 30 - len(known)
+        assert points.norm(known[column].min() * 2) - points.norm(known[column].min()) == pytest.approx(
+            points.norm(0.2) - points.norm(0.1)
+        ), "twice as large is as far everywhere"
         assert ax.get_xlabel() == "x (nm)"
     assert {ax.get_ylabel() for ax in fig.axes[4:]} == {"σ of the position (nm)", "σ of the orientation (°)"}
+    exact = orientation_figures.sigma_maps(dots.assign(sigma_nm=0.0))
+    assert len(exact.axes[0].collections[0].get_offsets()) == 30, "no logarithm: drawn as unknown"
     blank = orientation_figures.sigma_maps(dots.assign(sigma_deg=np.nan))
     assert len(blank.axes) == 5  # one colour bar

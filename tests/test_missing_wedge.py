@@ -51,6 +51,7 @@ def errors_nm(film, table):
 
 def test_filled_bodies_have_their_centres_nearer_the_truth(film, seen, filled):
     before, after = (errors_nm(film, centres.find_centres(image)[0]) for image in (seen, filled))
+    # of all that are found within a nanometre: one more dot is when filled, and it is the farthest off
     assert np.median(np.abs(after)) < 0.7 * np.median(np.abs(before))
     assert np.quantile(np.abs(after), 0.9) < 0.5 * np.quantile(np.abs(before), 0.9)
 

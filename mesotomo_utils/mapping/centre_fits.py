@@ -1,6 +1,6 @@
 """The fits of a centre: where a dot is its own mirror image, or where the mean dot lies over what is left of it.
 
-Each takes points and gives points; the dots are shared out in small groups. Which fit a dot needs,
+The dots are shared out in small groups. Which fit a dot needs,
 :mod:`~mesotomo_utils.mapping.centres` decides.
 """
 
@@ -30,6 +30,8 @@ RESTART_DIAMETERS = (0.05, 0.02, 0.02, 0.02, 0.02)
 RESTART_GAIN_DIAMETERS = 0.004
 #: Scales of the fit of the mean dot, in body contrasts, from the first step to the last.
 OVERLAY_SCALES = (0.4, 0.3, 0.2, 0.15, 0.15, 0.15)
+#: A fit that leads farther than this has left its dot.
+LOST_DIAMETERS = 1 / 3
 #: A first, coarse fit starts from the pick and from six points this far from it.
 START_DIAMETERS = 0.13
 #: Dots at a time.
@@ -74,7 +76,7 @@ def refine_centres(
     How, says :mod:`.inversion`. Where one side has a neck or a neighbour and the other has none, the odd part is large
     and the weight (Geman-McClure) vanishes, and with it that of the voxels around (a minimum filter). That keeps a
     thin neck from pulling. One nearly as thick as its facet leaves a second optimum, in which dot and neck are one
-    body; :func:`centres_beside_necks` makes an end of it.
+    body; :func:`centres_beside_necks` makes an end of most of these.
     """
     start = np.asarray(xyz_nm, float).reshape(-1, 3)
     inversion = _sharp_inversion(image, template)
@@ -130,7 +132,7 @@ def centres_beside_necks(
 
 
 def vagueness_beside_necks(
-    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, dask: str | None = None
+    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=None, dask: str | None = None
 ) -> np.ndarray:
     """How much less a dot tells of its centre than one without necks and neighbours would.
 
@@ -138,15 +140,16 @@ def vagueness_beside_necks(
 
     Returns
     -------
-    (N, 3) factors of the standard deviation along x, y, z (:meth:`.Inversion.vagueness`).
+    (N, 3) factors of the standard deviation along x, y, z (:meth:`.Inversion.vagueness`); only the rows of ``of``.
     """
     at = np.asarray(xyz_nm, float).reshape(-1, 3)
+    rows = np.arange(len(at)) if of is None else np.asarray(of)
     inversion = _sharp_inversion(image, template)
 
     def measure(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
         return inversion.vagueness(points, BESIDE_NECKS_SCALES[-1], inversion.beside(joints))
 
-    return in_chunks(measure, at, _necks_of_dots(necks, at), image=image, dask=dask)
+    return in_chunks(measure, at[rows], _necks_of_dots(necks, at)[rows], image=image, dask=dask)
 
 
 def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | None = None) -> np.ndarray:
@@ -171,7 +174,7 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | N
             ends.append(at)
             costs.append(inversion.asymmetry(at, 0.08))
         costs = np.array(costs)
-        costs[np.linalg.norm(np.array(ends) - first, axis=2) > diameter / 3] = np.inf
+        costs[np.linalg.norm(np.array(ends) - first, axis=2) > LOST_DIAMETERS * diameter] = np.inf
         best = costs.argmin(axis=0)
         chosen = np.array(ends)[best, np.arange(len(first))]
         return np.where(np.isfinite(costs.min(axis=0))[:, None], chosen, first)
@@ -249,8 +252,8 @@ def _sharp_inversion(image: BodyImage, template: Template) -> Inversion:
 
 
 def _unless_lost(found: np.ndarray, start: np.ndarray, image: BodyImage) -> np.ndarray:
-    """What was found, but the start where that is more than a third of a diameter away."""
-    lost = np.linalg.norm(found - start, axis=1) > image.diameter_nm / 3
+    """What was found, but the start where that is farther than :data:`LOST_DIAMETERS` away."""
+    lost = np.linalg.norm(found - start, axis=1) > LOST_DIAMETERS * image.diameter_nm
     return np.where(lost[:, None], start, found)
 
 
@@ -271,9 +274,24 @@ def _necks_of_dots(necks: pd.DataFrame, xyz: np.ndarray) -> np.ndarray:
 
 
 def in_chunks(function, points: np.ndarray, *others: np.ndarray, image: BodyImage, dask: str | None) -> np.ndarray:
-    """Apply a function of (n, 3) points to groups of them, small ones on all cores or on a cluster, larger on a GPU.
+    """Apply a function of points to groups of them, small ones on all cores or on a cluster, larger ones on a GPU.
 
-    ``others``, as long as the points, are handed over in the same groups.
+    Parameters
+    ----------
+    function
+        Of (n, 3) points and n rows of each of the others; gives n rows.
+    points
+        (N, 3) points, nm.
+    others
+        Arrays of N rows.
+    image
+        What the function looks at: its device says how many points go together.
+    dask
+        As in :func:`refine_centres`.
+
+    Returns
+    -------
+    N rows; the points as they are where there is none.
     """
     if len(points) == 0:
         return points.copy()

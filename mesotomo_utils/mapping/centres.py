@@ -5,9 +5,10 @@ The dots are picked by normalised correlation with a template that is cut from t
 which the dot is its own mirror image (centre of inversion): size, shape and orientation of a dot do
 not move that point. What is no part of the body, a neck or a neighbour that comes near, stands on
 one side only; such voxels lose their weight, and so do those beside them. Once the necks are measured, what lies in one
-loses its weight altogether, on both sides. The mean dot, laid over each dot, tells which centres are no dot's: it lies
-elsewhere, and they are found again from there. A dot that the needle's edge has cut is no mirror image any more: the
-inner side of the mean dot is fitted to it. The fits are those of :mod:`mesotomo_utils.mapping.centre_fits`.
+loses its weight altogether, on both sides. The mean dot, laid over each dot, tells which centres are doubtful: it lies
+elsewhere, they are looked for from there as well, and the one that is seen better is kept. A dot that the needle's edge
+has cut is no mirror image any more: the inner side of the mean dot is fitted to it. The fits are those of
+:mod:`mesotomo_utils.mapping.centre_fits`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scipy.spatial import cKDTree
 from mesotomo_utils import lattice
 from mesotomo_utils.backend import to_numpy
 from mesotomo_utils.mapping.centre_fits import (
+    LOST_DIAMETERS,
     centres_beside_necks,
     in_chunks,
     mean_dot_beside_necks,
@@ -49,7 +51,8 @@ MISSING_RECENTRE = 0.04
 MISSING_MOST = 0.6
 #: A centre farther than this from where the mean dot lies is doubtful: it is looked for from there as well.
 DOUBTFUL_DIAMETERS = 0.03
-#: One farther than this is wrong: dots do not differ that much in size.
+#: One farther than this is wrong, if another is found: no dot of four twins with a good centre was that far off and had
+#: a second one.
 ASTRAY_DIAMETERS = 0.065
 #: And farther than so many times what half of the dots lie from there: a wedge of missing tilts moves it for all.
 ASTRAY_MEDIANS = 4.0
@@ -168,18 +171,18 @@ def find_centres(
     keep = _distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm) & (missing < MISSING_MOST)
     xyz, score = xyz[keep], score[keep]
     with_necks = xyz
-    xyz, necks = _clear_of_necks(image, xyz, template, dask=dask)
+    xyz, necks = _without_necks(image, xyz, template, dask=dask)
     rim = on_rim(xyz, image.diameter_nm)
     missing = missing_core(image, xyz, template, dask=dask)
     inner = ~rim if (~rim).sum() >= 5 else ~(rim & (missing > MISSING_RECENTRE))
     if inner.any():
-        sharp = mean_dot(image, xyz[inner])
-        xyz = _brought_back(image, xyz, template, sharp, necks, dask=dask)
+        xyz = _brought_back(image, xyz, template, inner, necks, dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
     cut = rim & (missing > MISSING_RECENTRE)
     xyz[cut] = with_necks[cut]  # too little is left of a cut dot to do without what a neck hides
     table = pd.DataFrame({"score": score, "at_edge": rim & (missing > MISSING_CORE), "recentred": cut})
     if cut.any() and not cut.all():
+        sharp = mean_dot(image, xyz[~rim] if (~rim).sum() >= 5 else xyz[~cut])
         xyz[cut] = recentre_cut(image, xyz[cut], sharp, np.median(xyz[:, :2], axis=0), dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
     table["missing"] = missing
@@ -189,7 +192,7 @@ def find_centres(
     return table.reset_index(drop=True), template
 
 
-def _clear_of_necks(
+def _without_necks(
     image: BodyImage, xyz: np.ndarray, template: Template, *, dask: str | None
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Centres found again with the necks left out, and once more where one came from far, its necks with it; and these
@@ -211,13 +214,13 @@ def _measured_again(necks: pd.DataFrame, image: BodyImage, xyz: np.ndarray, of: 
 
 
 def _brought_back(
-    image: BodyImage, xyz: np.ndarray, template: Template, mean: Template, necks: pd.DataFrame, *, dask: str | None
+    image: BodyImage, xyz: np.ndarray, template: Template, inner: np.ndarray, necks: pd.DataFrame, *, dask: str | None
 ) -> np.ndarray:
-    """Centres found again from where the mean dot lies, of the dots that lie far from there: a dot with a neck as thick
-    as its facet is its own mirror image about a second point as well, up to a nanometre off. Fewer of its facets are
-    mirror images about that one, so that it is the vaguer of the two.
+    """Centres found again from where the mean of the inner dots lies, of those that lie far from there: a dot with a
+    neck as thick as its facet is its own mirror image about a second point as well, up to a nanometre off. Fewer of its
+    facets are mirror images about that one, so that it is the vaguer of the two.
     """
-    laid = mean_dot_beside_necks(image, xyz, mean, necks, dask=dask)
+    laid = mean_dot_beside_necks(image, xyz, mean_dot(image, xyz[inner]), necks, dask=dask)
     away = np.linalg.norm(laid - xyz, axis=1)
     doubtful = np.flatnonzero(away > DOUBTFUL_DIAMETERS * image.diameter_nm)
     if not doubtful.size:
@@ -227,11 +230,15 @@ def _brought_back(
     anew = _measured_again(necks, image, found, doubtful, dask=dask)
     found = centres_beside_necks(image, found, template, anew, of=doubtful, dask=dask)
     vague, vague_anew = (
-        vagueness_beside_necks(image, at, template, joints, dask=dask).max(axis=1)
+        vagueness_beside_necks(image, at, template, joints, of=doubtful, dask=dask).max(axis=1)
         for at, joints in ((xyz, necks), (found, anew))
     )
-    astray = away > max(ASTRAY_DIAMETERS * image.diameter_nm, ASTRAY_MEDIANS * np.median(away))
-    return np.where((astray | (vague_anew < vague))[:, None], found, xyz)
+    astray = away > max(ASTRAY_DIAMETERS * image.diameter_nm, ASTRAY_MEDIANS * np.median(away[inner]))
+    lost = np.linalg.norm(found - xyz, axis=1) > image.diameter_nm / 2  # out of its own body
+    back = xyz.copy()
+    kept = doubtful[(astray[doubtful] | (vague_anew < vague)) & ~lost[doubtful]]
+    back[kept] = found[kept]
+    return back
 
 
 def _distinct(xyz: np.ndarray, missing: np.ndarray, distance_nm: float) -> np.ndarray:
@@ -260,7 +267,7 @@ def half_set_sigmas(
     template
         The mean dot.
     dask
-        As in :func:`refine_centres`.
+        As in :func:`~.centre_fits.refine_centres`.
 
     Returns
     -------
@@ -279,9 +286,8 @@ def half_set_sigmas(
     What the noise of the whole leaves in whole dots is added (:data:`NOISE_DIAMETERS`), its strength read off the
     difference of the halves around the dots (:func:`noise_contrast`). What both halves share (the size of a cut dot, a
     neighbour that pulls, the more so the more the facets are blurred) does not show in the difference; it is added as
-    measured on twins. No whole dot's σ exceeds
-    :data:`ASTRAY_DIAMETERS`: the mean dot would lie elsewhere. For a wedge of missing tilts see
-    :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`.
+    measured on twins. No σ exceeds :data:`~.centre_fits.LOST_DIAMETERS`, for no fit leads farther. For a wedge of
+    missing tilts see :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
@@ -308,8 +314,7 @@ def half_set_sigmas(
     blur = (template.facet_width_nm / (SHARP_DIAMETERS * diameter)) ** BLUR_POWER
     shared = np.hypot(blur * np.array(SHARED_DIAMETERS), of_noise)
     shared = np.where(cut[:, None], RECENTRED_DIAMETERS, shared) * diameter
-    most = np.where(cut[:, None], np.inf, ASTRAY_DIAMETERS * diameter)
-    sigma = np.minimum(np.hypot(sigma, shared), most)
+    sigma = np.minimum(np.hypot(sigma, shared), LOST_DIAMETERS * diameter)
     return (
         pd.DataFrame(sigma, columns=["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]),
         pd.DataFrame(difference, columns=["dx_nm", "dy_nm", "dz_nm"]),

@@ -19,8 +19,9 @@ from mesotomo_utils.mapping.template import BodyImage, Template
 NECK_START_DIAMETERS = 0.3
 #: So much is left out around it, for its blurred flank.
 NECK_MARGIN_DIAMETERS = 0.04
-#: Added to normal equations, so that what no facet tells can be solved for.
-_SMALLEST = 1e-9
+#: Of all that a dot can tell of its centre, so much is taken to be known along any axis: normal equations of float32
+#: weights would be singular where nothing is.
+_LEAST_KNOWN = 1e-6
 
 
 class Inversion:
@@ -99,20 +100,21 @@ class Inversion:
 
         Parameters
         ----------
-        at, scale, clear
-            As for :meth:`follow`.
+        at, scale
+            As for :meth:`support`.
+        clear
+            Weights of :meth:`beside`.
 
         Returns
         -------
         (N, 3) factors of the standard deviation along x, y, z, from the weights that the facets have left; 1 or more.
         """
         body = self._body if clear is None else self._body * clear
+        most = to_numpy(self._body @ self._products.T).reshape(3, 3).astype(float)
         known = to_numpy((body * self._weights(self._odd(at), scale)) @ self._products.T).reshape(-1, 3, 3)
-        most = to_numpy(self._body @ self._products.T).reshape(3, 3)
-        variance, least = (
-            np.diagonal(np.linalg.inv(matrix + _SMALLEST * np.eye(3)), axis1=-2, axis2=-1) for matrix in (known, most)
-        )
-        return np.sqrt(variance / least)
+        known = known + _LEAST_KNOWN * np.trace(most) * np.eye(3)
+        variance, least = (np.diagonal(np.linalg.inv(matrix), axis1=-2, axis2=-1) for matrix in (known, most))
+        return np.sqrt(np.maximum(variance / least, 1))
 
     def follow(self, at: np.ndarray, scales: Sequence[float], clear: np.ndarray | None = None) -> np.ndarray:
         """(N, 3) points after a step towards the centres of inversion with each scale; ``clear`` of :meth:`beside`."""
@@ -173,24 +175,24 @@ def _lowest_around(boxes: np.ndarray, reach: int) -> np.ndarray:
     return boxes
 
 
-def robust_shift(odd: np.ndarray, gradient: np.ndarray, weigh: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def robust_shift(residual: np.ndarray, gradient: np.ndarray, weigh: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """(N, 3) shifts that explain (N, v) residuals, by least squares reweighted twice.
 
     Parameters
     ----------
-    odd
+    residual
         (N, v) residuals, on the device.
     gradient
         (3, v) what a shift of one nm along x, y, z makes of them, with the sign turned.
     weigh
         From (N, v) residuals to their weights.
     """
-    shift = np.zeros((len(odd), 3))
-    xp = get_array_module(odd)
+    shift = np.zeros((len(residual), 3))
+    xp = get_array_module(residual)
     products = (gradient[:, None] * gradient).reshape(9, -1)
     for _ in range(2):
-        weights = weigh(odd + xp.asarray(shift.astype(np.float32)) @ gradient)
-        matrix = to_numpy(weights @ products.T).reshape(-1, 3, 3) + _SMALLEST * np.eye(3)
-        right = to_numpy((weights * odd) @ gradient.T)
+        weights = weigh(residual + xp.asarray(shift.astype(np.float32)) @ gradient)
+        matrix = to_numpy(weights @ products.T).reshape(-1, 3, 3) + 1e-9 * np.eye(3)
+        right = to_numpy((weights * residual) @ gradient.T)
         shift = -np.linalg.solve(matrix, right[..., None])[..., 0]
     return shift

@@ -40,7 +40,7 @@ class Overlay:
         self._xp = get_array_module(self._body)
 
     def beside(self, necks: np.ndarray) -> np.ndarray:
-        """(N, v) weights, on the device: the body without its (N, k, 4) necks, as for :meth:`.Inversion.beside`."""
+        """(N, v) weights, on the device: the body less its (N, k, 4) necks, as :meth:`.Inversion.beside` has them."""
         return self._body * clear_of_necks(self._offsets, necks, self._image)
 
     def within(self, directions: np.ndarray, limit_nm: float) -> np.ndarray:

@@ -109,7 +109,9 @@ class Template:
 
     @property
     def facet_width_nm(self) -> float:
-        """How far the blurred facets reach: the body's contrast over the steepest slope, nm."""
+        """How far the blurred facets reach: the body's contrast over the steepest slope, nm; √(2π) times the standard
+        deviation of a Gaussian blur. One slope in a thousand may be steeper, by noise.
+        """
         slope = np.linalg.norm(np.gradient(self.values, self.step_nm), axis=0)
         return float(1 / np.quantile(slope, 0.999))
 

@@ -245,16 +245,16 @@ def sigma_maps(dots: pd.DataFrame) -> Figure:
     ----------
     dots
         ``x_nm, y_nm, z_nm, sigma_nm, sigma_deg``. Colours go with the logarithm: the position of a cut dot is some
-        twenty times as uncertain as a whole one's. A dot whose σ is unknown is an open grey ring; where dots hide one
-        another the largest σ lies on top.
+        thirty times as uncertain as a whole one's. A dot whose σ is unknown, or 0, is an open grey ring; where dots
+        hide one another the largest σ lies on top.
     """
     spans = np.ptp(dots[["x_nm", "y_nm", "z_nm"]].to_numpy(), axis=0)
     height = min(7.5, 2 * (0.85 * figures.DOUBLE_COLUMN / 2 * spans[1:].max() / spans[0] + 0.3))
     fig, axes = figures.new_figure(2, 2, width_in=figures.DOUBLE_COLUMN, height_in=height)
     labels = {"sigma_nm": "σ of the position (nm)", "sigma_deg": "σ of the orientation (°)"}
     for row, (column, label) in zip(axes, labels.items(), strict=True):
-        unknown = dots[dots[column].isna()]
-        known = dots.dropna(subset=[column]).sort_values(column, kind="stable")
+        unknown = dots[~(dots[column] > 0)]
+        known = dots[dots[column] > 0].sort_values(column, kind="stable")
         norm = LogNorm(*np.percentile(known[column], (2, 98)) if len(known) else (0.1, 1.0))
         for ax, vertical in zip(row, ("y_nm", "z_nm"), strict=True):
             ax.scatter(unknown["x_nm"], unknown[vertical], s=14, fc="none", ec=figures.GREY, lw=0.6)
