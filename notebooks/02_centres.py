@@ -158,7 +158,8 @@ if image is not None:
 # are cut. As *whole* we count dots with at most a tenth of the core missing (`whole_lacks`).
 #
 # What is left of a cut dot has its middle further in than the dot had. Where more than 4 % of the core is gone, the
-# inner side of the mean dot is laid over it by robust least squares: that gives the centre before the cut.
+# inner side of the mean dot is laid over it by robust least squares: that gives the centre before the cut. From there its
+# necks are measured, and it is done again without them.
 
 # %%
 if image is not None:

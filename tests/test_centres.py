@@ -118,6 +118,15 @@ def test_a_cut_dot_is_flagged_and_put_where_it_was(found):
     assert np.median(distance[cut]) < 0.2, "what is left of them has its middle 0.6 nm further in"
 
 
+def test_necks_do_not_pull_what_is_left_of_a_cut_dot():
+    film = film_of(seed=6, neck_nm=(3.0, 4.2))
+    table, _ = centres.find_centres(template.body_image(cut_through(film), film.voxel_nm, diameter_nm=5.0))
+    distance, row = cKDTree(film.dots[XYZ]).query(table[XYZ])
+    cut = film.dots["i"].to_numpy()[row] == 2
+    assert table["recentred"][cut].sum() > 5
+    assert distance[cut].max() < 0.25, "it was 0.37 nm"
+
+
 @pytest.fixture(scope="module")
 def noisy():
     """Of three films in noise: errors that it makes of the centres, their σ and the differences of the halves."""

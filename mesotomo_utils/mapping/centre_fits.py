@@ -182,21 +182,21 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | N
     return in_chunks(refine, start, image=image, dask=dask)
 
 
-def recentre_cut(image: BodyImage, xyz_nm, template: Template, axis_xy_nm, *, dask: str | None = None) -> np.ndarray:
+def recentre_cut(
+    image: BodyImage, xyz_nm, mean: Template, necks: pd.DataFrame, axis_xy_nm, *, of, dask: str | None = None
+) -> np.ndarray:
     """Centres that dots had before the needle's edge cut them.
 
     Parameters
     ----------
-    image
-        The tomogram of bodies.
-    xyz_nm
-        (N, 3) centres of what is left of them, nm.
-    template
+    image, xyz_nm, necks, dask
+        As for :func:`centres_beside_necks`; of a cut dot the centre of what is left.
+    mean
         The mean of the whole dots.
     axis_xy_nm
         (2,) where the needle's axis meets the xy plane, nm: away from it is outwards.
-    dask
-        As in :func:`refine_centres`.
+    of
+        Rows of the cut dots; the others stay where they are.
 
     Returns
     -------
@@ -204,22 +204,23 @@ def recentre_cut(image: BodyImage, xyz_nm, template: Template, axis_xy_nm, *, da
 
     Notes
     -----
-    The mean dot is laid over the inner side of the cut one by robust least squares, from four starts
-    outwards; the best fit is taken.
+    The mean dot is laid over the inner side of the cut one, its necks left out, by robust least squares, from four
+    starts outwards; the best fit is taken.
     """
-    start = np.asarray(xyz_nm, float).reshape(-1, 3)
-    overlay = Overlay(image, template)
+    found = np.array(xyz_nm, float).reshape(-1, 3)
+    overlay = Overlay(image, mean)
 
-    def refine(first: np.ndarray) -> np.ndarray:
+    def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
         outwards = first * [1, 1, 0] - [*axis_xy_nm, 0]
         outwards /= np.maximum(np.linalg.norm(outwards, axis=1, keepdims=True), 1e-9)
-        inner = overlay.within(outwards, OUTER_DIAMETERS * image.diameter_nm)
+        inner = overlay.beside(joints) * overlay.within(outwards, OUTER_DIAMETERS * image.diameter_nm)
         starts = [first + distance * image.diameter_nm * outwards for distance in (0.0, 0.1, 0.2, 0.3)]
         ends = np.array([overlay.follow(at, OVERLAY_SCALES, inner) for at in starts])
         best = np.argmin([overlay.misfit(end, OVERLAY_SCALES[-1], inner) for end in ends], axis=0)
         return ends[best, np.arange(len(first))]
 
-    return in_chunks(refine, start, image=image, dask=dask)
+    found[of] = in_chunks(refine, found[of], _necks_of_dots(necks, found)[of], image=image, dask=dask)
+    return found
 
 
 def mean_dot_beside_necks(

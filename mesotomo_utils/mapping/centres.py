@@ -73,7 +73,7 @@ SHARED_DIAMETERS = (0.0005, 0.0005, 0.0003)
 SHARP_DIAMETERS = 0.129
 BLUR_POWER = 4.0
 #: The same of a recentred dot.
-RECENTRED_DIAMETERS = (0.024, 0.024, 0.0135)
+RECENTRED_DIAMETERS = (0.0165, 0.0165, 0.011)
 
 # --- centres ---------------------------------------------------------------------------------
 
@@ -182,8 +182,8 @@ def find_centres(
     xyz[cut] = with_necks[cut]  # too little is left of a cut dot to do without what a neck hides
     table = pd.DataFrame({"score": score, "at_edge": rim & (missing > MISSING_CORE), "recentred": cut})
     if cut.any() and not cut.all():
-        sharp = mean_dot(image, xyz[~rim] if (~rim).sum() >= 5 else xyz[~cut])
-        xyz[cut] = recentre_cut(image, xyz[cut], sharp, np.median(xyz[:, :2], axis=0), dask=dask)
+        mean = mean_dot(image, xyz[~rim] if (~rim).sum() >= 5 else xyz[~cut])
+        xyz = _recentred(image, xyz, mean, np.flatnonzero(cut), dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
     table["missing"] = missing
     table[["x_nm", "y_nm", "z_nm"]] = xyz
@@ -239,6 +239,16 @@ def _brought_back(
     kept = doubtful[(astray[doubtful] | (vague_anew < vague)) & ~lost[doubtful]]
     back[kept] = found[kept]
     return back
+
+
+def _recentred(image: BodyImage, xyz: np.ndarray, mean: Template, cut: np.ndarray, *, dask: str | None) -> np.ndarray:
+    """Centres with those of the cut dots before they were cut: only from there their necks can be measured, and left
+    out.
+    """
+    axis = np.median(xyz[:, :2], axis=0)
+    none = pd.DataFrame({"qd_1": [], "qd_2": [], "diameter_nm": []})
+    xyz = recentre_cut(image, xyz, mean, none, axis, of=cut, dask=dask)
+    return recentre_cut(image, xyz, mean, near_necks(image, xyz, of=cut, dask=dask), axis, of=cut, dask=dask)
 
 
 def _distinct(xyz: np.ndarray, missing: np.ndarray, distance_nm: float) -> np.ndarray:
@@ -298,7 +308,8 @@ def half_set_sigmas(
         end = centres_beside_necks(half, start, template, necks, dask=dask)
         known.append(vagueness_beside_necks(half, end, template, necks, dask=dask) ** -2)
         if cut.any() and not cut.all():
-            end[cut] = recentre_cut(half, start[cut], mean_dot(half, end[~cut]), axis, dask=dask)
+            mean, end[cut] = mean_dot(half, end[~cut]), start[cut]
+            end = recentre_cut(half, end, mean, necks, axis, of=np.flatnonzero(cut), dask=dask)
         ends.append(end)
     rotation, shift = lattice.rigid_motion(ends[1], ends[0])
     difference = ends[0] - (ends[1] @ rotation.T + shift)

@@ -44,9 +44,9 @@ class Overlay:
         return self._body * clear_of_necks(self._offsets, necks, self._image)
 
     def within(self, directions: np.ndarray, limit_nm: float) -> np.ndarray:
-        """(N, v) weights, on the device: the body up to a height along (N, 3) unit vectors, nm."""
+        """(N, v) factors, on the device: 1 up to a height along (N, 3) unit vectors, nm, and 0 beyond."""
         height = self._xp.asarray(np.asarray(directions, np.float32)) @ self._offsets
-        return self._body * self._xp.clip(0.5 - (height - limit_nm) / (2 * self._image.step_nm), 0, 1)
+        return self._xp.clip(0.5 - (height - limit_nm) / (2 * self._image.step_nm), 0, 1)
 
     def _residual(self, at: np.ndarray) -> np.ndarray:
         return self._image.sampler.patches(at, self._half).reshape(len(at), -1)[:, self._inside] - self._values
