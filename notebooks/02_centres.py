@@ -346,9 +346,11 @@ print(f"necks: {np.abs(known_necks['diameter_nm'] - true_nm).max():.2f} nm off a
 # 3. Which way, and how far, would the dots with the thickest necks be pulled if necks were looked at?
 
 # %% tags=["solution"]
+from mesotomo_utils.mapping.centre_fits import refine_centres
+
 if image is not None:
     some = xyz[:: max(1, len(xyz) // 100)]
-    plain = centres.refine_centres(image, some, template, scales=(1e3,) * 5, restarts=())
+    plain = refine_centres(image, some, template, scales=(1e3,) * 5, restarts=())
     print(f"moved by {np.median(np.linalg.norm(plain - some, axis=1)):.2f} nm, towards the thicker necks")
 
 # %% tags=["solution"]
@@ -364,7 +366,7 @@ if image is not None:
     thick = whole_pairs.nlargest(12, "diameter_nm")
     to_neck = xyz[thick["qd_2"]] - xyz[thick["qd_1"]]
     to_neck /= np.linalg.norm(to_neck, axis=1, keepdims=True)
-    pulled = centres.refine_centres(image, xyz[thick["qd_1"]], template) - xyz[thick["qd_1"]]
+    pulled = refine_centres(image, xyz[thick["qd_1"]], template) - xyz[thick["qd_1"]]
     along = (pulled * to_neck).sum(axis=1)
     thinnest = thick["diameter_nm"].min()
     print(f"dots with necks of {thinnest:.1f} nm or more, towards the neck: {np.sort(along).round(3)[::-1]} nm")

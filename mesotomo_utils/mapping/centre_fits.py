@@ -1,7 +1,6 @@
 """The fits of a centre: where a dot is its own mirror image, or where the mean dot lies over what is left of it.
 
-The dots are shared out in small groups. Which fit a dot needs,
-:mod:`~mesotomo_utils.mapping.centres` decides.
+The dots are shared out in small groups. Which fit a dot needs, :mod:`~mesotomo_utils.mapping.centres` decides.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ def refine_centres(
 
 
 def centres_beside_necks(
-    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=None, dask: str | None = None
+    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=slice(None), dask: str | None = None
 ) -> np.ndarray:
     """Centre of inversion of each dot with nothing in a neck, nor opposite it, looked at.
 
@@ -113,26 +112,25 @@ def centres_beside_necks(
     necks
         ``qd_1, qd_2`` (rows of ``xyz_nm``) and ``diameter_nm``, from :func:`.necks.near_necks`.
     of
-        Rows of dots: the others stay where they are; None for all.
+        Rows of dots, by default all: the others stay where they are.
 
     Returns
     -------
     As there.
     """
     start = np.asarray(xyz_nm, float).reshape(-1, 3)
-    rows = np.arange(len(start)) if of is None else np.asarray(of)
     inversion = _sharp_inversion(image, template)
 
     def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
         return inversion.follow(first, BESIDE_NECKS_SCALES, inversion.beside(joints))
 
     found = start.copy()
-    found[rows] = in_chunks(refine, start[rows], _necks_of_dots(necks, start)[rows], image=image, dask=dask)
+    found[of] = _with_necks(refine, start, necks, of, image=image, dask=dask)
     return _unless_lost(found, start, image)
 
 
 def vagueness_beside_necks(
-    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=None, dask: str | None = None
+    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=slice(None), dask: str | None = None
 ) -> np.ndarray:
     """How much less a dot tells of its centre than one without necks and neighbours would.
 
@@ -143,13 +141,12 @@ def vagueness_beside_necks(
     (N, 3) factors of the standard deviation along x, y, z (:meth:`.Inversion.vagueness`); only the rows of ``of``.
     """
     at = np.asarray(xyz_nm, float).reshape(-1, 3)
-    rows = np.arange(len(at)) if of is None else np.asarray(of)
     inversion = _sharp_inversion(image, template)
 
     def measure(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
         return inversion.vagueness(points, BESIDE_NECKS_SCALES[-1], inversion.beside(joints))
 
-    return in_chunks(measure, at[rows], _necks_of_dots(necks, at)[rows], image=image, dask=dask)
+    return _with_necks(measure, at, necks, of, image=image, dask=dask)
 
 
 def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | None = None) -> np.ndarray:
@@ -219,7 +216,7 @@ def recentre_cut(
         best = np.argmin([overlay.misfit(end, OVERLAY_SCALES[-1], inner) for end in ends], axis=0)
         return ends[best, np.arange(len(first))]
 
-    found[of] = in_chunks(refine, found[of], _necks_of_dots(necks, found)[of], image=image, dask=dask)
+    found[of] = _with_necks(refine, found, necks, of, image=image, dask=dask)
     return found
 
 
@@ -245,7 +242,7 @@ def mean_dot_beside_necks(
     def lay(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
         return overlay.follow(first, OVERLAY_SCALES, overlay.beside(joints))
 
-    return _unless_lost(in_chunks(lay, start, _necks_of_dots(necks, start), image=image, dask=dask), start, image)
+    return _unless_lost(_with_necks(lay, start, necks, image=image, dask=dask), start, image)
 
 
 def _sharp_inversion(image: BodyImage, template: Template) -> Inversion:
@@ -256,6 +253,11 @@ def _unless_lost(found: np.ndarray, start: np.ndarray, image: BodyImage) -> np.n
     """What was found, but the start where that is farther than :data:`LOST_DIAMETERS` away."""
     lost = np.linalg.norm(found - start, axis=1) > LOST_DIAMETERS * image.diameter_nm
     return np.where(lost[:, None], start, found)
+
+
+def _with_necks(function, xyz: np.ndarray, necks: pd.DataFrame, of=slice(None), *, image: BodyImage, dask: str | None):
+    """A function of points and their necks, applied to some rows of the dots by :func:`in_chunks`."""
+    return in_chunks(function, xyz[of], _necks_of_dots(necks, xyz)[of], image=image, dask=dask)
 
 
 def _necks_of_dots(necks: pd.DataFrame, xyz: np.ndarray) -> np.ndarray:

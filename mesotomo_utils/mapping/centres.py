@@ -174,7 +174,7 @@ def find_centres(
     xyz, necks = _without_necks(image, xyz, template, dask=dask)
     rim = on_rim(xyz, image.diameter_nm)
     missing = missing_core(image, xyz, template, dask=dask)
-    inner = ~rim if (~rim).sum() >= 5 else ~(rim & (missing > MISSING_RECENTRE))
+    inner = _inner(rim, missing)
     if inner.any():
         xyz = _brought_back(image, xyz, template, inner, necks, dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
@@ -182,7 +182,7 @@ def find_centres(
     xyz[cut] = with_necks[cut]  # too little is left of a cut dot to do without what a neck hides
     table = pd.DataFrame({"score": score, "at_edge": rim & (missing > MISSING_CORE), "recentred": cut})
     if cut.any() and not cut.all():
-        mean = mean_dot(image, xyz[~rim] if (~rim).sum() >= 5 else xyz[~cut])
+        mean = mean_dot(image, xyz[_inner(rim, missing)])
         xyz = _recentred(image, xyz, mean, np.flatnonzero(cut), dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
     table["missing"] = missing
@@ -190,6 +190,11 @@ def find_centres(
     columns = ["x_nm", "y_nm", "z_nm", "score", "missing", "at_edge", "recentred"]
     table = table[columns].sort_values(["z_nm", "y_nm", "x_nm"], kind="stable")
     return table.reset_index(drop=True), template
+
+
+def _inner(rim: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """(N,) bool, the dots whose mean is the mean dot: off the rim, or uncut where too few are."""
+    return ~rim if (~rim).sum() >= 5 else ~(rim & (missing > MISSING_RECENTRE))
 
 
 def _without_necks(
@@ -233,12 +238,11 @@ def _brought_back(
         vagueness_beside_necks(image, at, template, joints, of=doubtful, dask=dask).max(axis=1)
         for at, joints in ((xyz, necks), (found, anew))
     )
-    astray = away > max(ASTRAY_DIAMETERS * image.diameter_nm, ASTRAY_MEDIANS * np.median(away[inner]))
-    lost = np.linalg.norm(found - xyz, axis=1) > image.diameter_nm / 2  # out of its own body
-    back = xyz.copy()
-    kept = doubtful[(astray[doubtful] | (vague_anew < vague)) & ~lost[doubtful]]
-    back[kept] = found[kept]
-    return back
+    astray = away[doubtful] > max(ASTRAY_DIAMETERS * image.diameter_nm, ASTRAY_MEDIANS * np.median(away[inner]))
+    lost = np.linalg.norm((found - xyz)[doubtful], axis=1) > image.diameter_nm / 2  # out of its own body
+    stay = doubtful[~(astray | (vague_anew < vague)) | lost]
+    found[stay] = xyz[stay]
+    return found
 
 
 def _recentred(image: BodyImage, xyz: np.ndarray, mean: Template, cut: np.ndarray, *, dask: str | None) -> np.ndarray:
@@ -303,17 +307,19 @@ def half_set_sigmas(
     cut = table["recentred"].to_numpy(bool)
     axis = np.median(start[:, :2], axis=0)
     necks = near_necks(even, start, dask=dask)  # where they are, one half tells well enough for both
+    whole = np.flatnonzero(~cut)
     ends, known = [], []
     for half in (even, odd):
         end = centres_beside_necks(half, start, template, necks, dask=dask)
-        known.append(vagueness_beside_necks(half, end, template, necks, dask=dask) ** -2)
+        known.append(vagueness_beside_necks(half, end, template, necks, of=whole, dask=dask) ** -2)
         if cut.any() and not cut.all():
             mean, end[cut] = mean_dot(half, end[~cut]), start[cut]
             end = recentre_cut(half, end, mean, necks, axis, of=np.flatnonzero(cut), dask=dask)
         ends.append(end)
     rotation, shift = lattice.rigid_motion(ends[1], ends[0])
     difference = ends[0] - (ends[1] @ rotation.T + shift)
-    vague = np.where(cut[:, None], 1.0, np.mean(known, axis=0) ** (-VAGUENESS_POWER / 2))
+    vague = np.ones(start.shape)
+    vague[whole] = np.mean(known, axis=0) ** (-VAGUENESS_POWER / 2)
     each, sigma = difference / vague, np.full(start.shape, np.nan)
     for group in (cut, ~cut):
         # Too few of one kind say nothing: they share the value of all.

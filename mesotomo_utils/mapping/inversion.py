@@ -51,7 +51,6 @@ class Inversion:
         arrays = inside, (2 * self._half + 1) ** 3 - 1 - inside, gradient, body
         self._inside, self._mirrored, self._gradient, self._body = (to_device(a, image.device) for a in arrays)
         self._facets = self._body * (self._gradient**2).sum(axis=0)
-        self._products = (self._gradient[:, None] * self._gradient).reshape(9, -1)
         self._xp = get_array_module(self._body)
         offsets = offsets_nm(self._half, template.step_nm).reshape(-1, 3)[inside]
         self._offsets = to_device(offsets.T.astype(np.float32), image.device)
@@ -110,9 +109,9 @@ class Inversion:
         (N, 3) factors of the standard deviation along x, y, z, from the weights that the facets have left; 1 or more.
         """
         body = self._body if clear is None else self._body * clear
-        most = to_numpy(self._body @ self._products.T).reshape(3, 3).astype(float)
-        known = to_numpy((body * self._weights(self._odd(at), scale)) @ self._products.T).reshape(-1, 3, 3)
-        known = known + _LEAST_KNOWN * np.trace(most) * np.eye(3)
+        most = _normal_matrices(self._body[None], self._gradient)[0]
+        known = _normal_matrices(body * self._weights(self._odd(at), scale), self._gradient)
+        known += _LEAST_KNOWN * np.trace(most) * np.eye(3)
         variance, least = (np.diagonal(np.linalg.inv(matrix), axis1=-2, axis2=-1) for matrix in (known, most))
         return np.sqrt(np.maximum(variance / least, 1))
 
@@ -189,10 +188,15 @@ def robust_shift(residual: np.ndarray, gradient: np.ndarray, weigh: Callable[[np
     """
     shift = np.zeros((len(residual), 3))
     xp = get_array_module(residual)
-    products = (gradient[:, None] * gradient).reshape(9, -1)
     for _ in range(2):
         weights = weigh(residual + xp.asarray(shift.astype(np.float32)) @ gradient)
-        matrix = to_numpy(weights @ products.T).reshape(-1, 3, 3) + 1e-9 * np.eye(3)
+        matrix = _normal_matrices(weights, gradient) + 1e-9 * np.eye(3)
         right = to_numpy((weights * residual) @ gradient.T)
         shift = -np.linalg.solve(matrix, right[..., None])[..., 0]
     return shift
+
+
+def _normal_matrices(weights: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """(N, 3, 3) normal matrices of shifts, from (N, v) weights and the (3, v) gradient."""
+    products = (gradient[:, None] * gradient).reshape(9, -1)
+    return to_numpy(weights @ products.T).reshape(-1, 3, 3).astype(float)

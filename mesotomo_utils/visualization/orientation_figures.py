@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -205,9 +206,7 @@ def half_set_turns(turns_deg: np.ndarray, lattice_snr: np.ndarray, sigma_deg: np
     span = np.nanmax(lattice_snr) / np.nanmin(lattice_snr)
     right.set(xscale="linear" if span < 10 else "log", yscale="log")
     if 10 <= span < 100:
-        right.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        right.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        right.xaxis.set_minor_formatter(NullFormatter())
+        _sparse_log_labels(right.xaxis)
     right.set(xlabel="lattice SNR", ylabel="turn between halves (°)")
     right.legend()
     figures.panel_labels(axes)
@@ -238,6 +237,13 @@ def lattice_parameters(table: pd.DataFrame, nominal_nm: float) -> Figure:
     return fig
 
 
+def _sparse_log_labels(axis: Axis) -> None:
+    """Label 1, 2, 5, 10, … of a logarithmic axis and nothing between."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def sigma_maps(dots: pd.DataFrame) -> Figure:
     """Errors of all dots at their places: of the position above, of the orientation below; plan and side view.
 
@@ -264,9 +270,7 @@ def sigma_maps(dots: pd.DataFrame) -> Figure:
             )  # fmt: skip
             ax.set(xlabel="x (nm)", ylabel=f"{vertical[0]} (nm)", aspect="equal")
         if len(known):
-            ticks = {"ticks": LogLocator(subs=(1, 2, 5)), "format": StrMethodFormatter("{x:g}")}
-            bar = figures.colour_bar(points, list(row), label, extend="both", **ticks)
-            bar.ax.yaxis.set_minor_formatter(NullFormatter())
+            _sparse_log_labels(figures.colour_bar(points, list(row), label, extend="both").ax.yaxis)
         else:
             figures.corner_text(row[0], f"{label.split(' (')[0]} is unknown")
     figures.panel_labels(axes)
