@@ -100,7 +100,7 @@ def plane_widths(table: pd.DataFrame) -> Figure:
     ax.set_ylim(bottom=0)
     ax.set_xlabel("Layer")
     ax.set_ylabel("Width of the planes, FWHM (nm)")
-    ax.legend(ncols=2, loc="upper left")
+    ax.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)  # the bars reach to the top
     figures.layer_axis(ax, sorted(set(table["layer"])))
     return fig
 
