@@ -25,7 +25,7 @@ ROUNDS = 3
 #: Errors of centres over how far :func:`wedge_sigmas` sees them move, along the middle of the wedge, across it and
 #: along the tilt axis: bodies that were filled once hold what shadows left of the wedge's error already. Calibrated on
 #: twins, see benchmarks/calibrate_errors.py.
-SCALES = (0.85, 1.9, 1.5)
+SCALES = (1.1, 2.4, 1.6)
 
 
 class Wedge(NamedTuple):
