@@ -16,8 +16,9 @@ seed at a quarter of the dose about 1.06. `WEDGE_EXCESS` was chosen on three twi
 Centres: chosen on five twins of 590 to 633 dots, `paper` among them, on `small` and on one like it at a quarter of the
 dose: on the large ones 59 to 76 % of the errors along an axis lie within σ, on the small ones 49 to 75 %. How much more
 halves share where facets are blurred was chosen on four twins of 110 dots blurred by up to 0.31 nm (63 to 75 %) and
-judged on `lowres` (46 to 67 %; 7 to 28 without); all of it on another of 595 dots (72, 69 and 79 %). Slow patterns of
-the angles, which both halves share, differ from twin to twin and make most of what these shares differ by. A dot counts
+judged on `lowres` (46 to 67 %; 7 to 28 without); all of it on two more of 595 and 605 dots (72, 69 and 79 %; 56, 55
+and 71 %). Slow patterns of the angles, which both halves share, differ from twin to twin and make most of what these
+shares differ by. A dot counts
 as recentred here whose σ is that of one along all axes.
 
 Missing wedge: `missing_wedge.ROUNDS` and `SCALES` were chosen on three twins of 69, 70 and 75 degrees at most, of
