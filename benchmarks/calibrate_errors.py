@@ -18,8 +18,7 @@ dose: on the large ones 59 to 76 % of the errors along an axis lie within σ, on
 halves share where facets are blurred was chosen on four twins of 110 dots blurred by up to 0.31 nm (63 to 75 %) and
 judged on `lowres` (46 to 67 %; 7 to 28 without); all of it on two more of 595 and 605 dots (72, 69 and 79 %; 56, 55
 and 71 %). Slow patterns of the angles, which both halves share, differ from twin to twin and make most of what these
-shares differ by. A dot counts
-as recentred here whose σ is that of one along all axes.
+shares differ by. A dot counts as recentred here whose σ is that of one along all axes.
 
 Missing wedge: `missing_wedge.ROUNDS` and `SCALES` were chosen on three twins of 69, 70 and 75 degrees at most, of
 other cells and doses, in steps of 1 and 1.25 degrees; `SCALES` after centres gone astray were brought back and σ was
