@@ -4,7 +4,7 @@
 
 Each is run as far as the orientations and compared with its truth; a FOLDER keeps the runs, and a second call goes on
 from what is there. `calibrate_errors.py` tells more of the errors of finished runs, and says on which of the six its
-constants were chosen. Two to three minutes a twin on two cores.
+constants were chosen. Two to four minutes a twin on two cores.
 """
 
 from __future__ import annotations
