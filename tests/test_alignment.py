@@ -19,7 +19,7 @@ from mesotomo_utils.tomography.alignment import (
     rigid_motion_between,
     to_frame_of,
 )
-from mesotomo_utils.tomography.alignment_fine import Pose, _angle_patterns, refine
+from mesotomo_utils.tomography.alignment_fine import Pose, refine, slow_angle_patterns
 from mesotomo_utils.tomography.alignment_geometry import image_matrix, move_images, remove_rigid_motion
 from mesotomo_utils.tomography.tilt_series import TiltSeries, TiltSeriesError
 
@@ -157,7 +157,7 @@ def test_gaps_between_tilts_leave_the_angles_below_their_nominal_errors() -> Non
 
 def test_the_slower_a_pattern_of_angle_errors_the_more_it_counts_against_what_is_known() -> None:
     angles = np.arange(-90.0, 90.0)
-    free, slow, caution = _angle_patterns(angles)
+    free, slow, caution = slow_angle_patterns(angles)
     patterns, t = np.hstack([free, slow]), np.deg2rad(angles)
     assert patterns.T @ patterns == pytest.approx(np.eye(patterns.shape[1]), abs=1e-12)
     for taken_up in (np.ones_like(t), np.cos(2 * t), np.sin(2 * t)):
@@ -168,7 +168,7 @@ def test_the_slower_a_pattern_of_angle_errors_the_more_it_counts_against_what_is
     assert caution[0] == pytest.approx(81)  # a fit that trusted four periods left 0.05° at the paper's size
     assert (np.diff(caution[::2]) < 0).all()
     assert caution[-1] < 0.1
-    assert _angle_patterns(angles[::6])[1].shape == (30, 4), "thirty tilts tell no pattern beyond seven periods"
+    assert slow_angle_patterns(angles[::6])[1].shape == (30, 4), "thirty tilts tell no pattern beyond seven periods"
 
 
 def test_a_background_that_slopes_differently_in_each_image() -> None:

@@ -42,6 +42,7 @@ from mesotomo_utils.mapping.template import (
     mean_dot,
     peaks,
 )
+from mesotomo_utils.mapping.tilt_errors import without_strain
 
 #: A dot on the rim with more than this fraction of its core missing is cut by the needle's edge.
 MISSING_CORE = 0.015
@@ -288,8 +289,8 @@ def half_set_sigmas(
     sigmas
         DataFrame with ``sigma_x_nm, sigma_y_nm, sigma_z_nm``, a row a dot.
     differences
-        DataFrame with ``dx_nm, dy_nm, dz_nm``: even minus odd, after one rigid motion between the
-        two halves is taken off (the halves are aligned separately).
+        DataFrame with ``dx_nm, dy_nm, dz_nm``: even minus odd, after one rigid motion and one strain across the tilt
+        axis between the two halves are taken off (the halves are aligned separately, each with its own tilt errors).
 
     Notes
     -----
@@ -301,7 +302,8 @@ def half_set_sigmas(
     difference of the halves around the dots (:func:`noise_contrast`). What both halves share (the size of a cut dot, a
     neighbour that pulls, the more so the more the facets are blurred) does not show in the difference; it is added as
     measured on twins. No σ exceeds :data:`~.centre_fits.LOST_DIAMETERS`, for no fit leads farther. For a wedge of
-    missing tilts see :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`.
+    missing tilts see :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`, for errors of the tilts themselves
+    :func:`mesotomo_utils.mapping.tilt_errors.tilt_sigmas`.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
@@ -317,7 +319,7 @@ def half_set_sigmas(
             end = recentre_cut(half, end, mean, necks, axis, of=np.flatnonzero(cut), dask=dask)
         ends.append(end)
     rotation, shift = lattice.rigid_motion(ends[1], ends[0])
-    difference = ends[0] - (ends[1] @ rotation.T + shift)
+    difference = without_strain(start, ends[0] - (ends[1] @ rotation.T + shift))
     vague = np.ones(start.shape)
     vague[whole] = np.mean(known, axis=0) ** (-VAGUENESS_POWER / 2)
     each, sigma = difference / vague, np.full(start.shape, np.nan)

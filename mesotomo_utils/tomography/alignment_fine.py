@@ -444,7 +444,7 @@ def _gauss_newton(
     prior = noise / np.array([sigma[0], sigma[1], np.deg2rad(sigma[2]) * arm]) ** 2
     turned_by = np.deg2rad(pose.angle_deg - anchor.angle_deg) * arm
     departure = np.stack([pose.shift_z - anchor.shift_z, pose.shift_u - anchor.shift_u, turned_by], axis=1)
-    patterns = _angle_patterns(pose.angle_deg)
+    patterns = slow_angle_patterns(pose.angle_deg)
     of_axis = np.deg2rad(pose.axis_tilt_deg - anchor.axis_tilt_deg) * arm, noise / (np.deg2rad(sigma[3]) * arm) ** 2
     known_common = [np.array([number] + [0.0] * shear) for number in of_axis]
     local, common, mismatch = _solve(columns, gradient, explained, patterns, (departure, prior), known_common)
@@ -452,8 +452,13 @@ def _gauss_newton(
     return Pose(local[:, 0], local[:, 1], turned, *np.rad2deg(common / arm).tolist()), mismatch
 
 
-def _angle_patterns(angles_deg: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def slow_angle_patterns(angles_deg: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Orthonormal patterns of angle errors that are slow in the tilt, and how much of each a step may take.
+
+    Parameters
+    ----------
+    angles_deg
+        (N,) tilts.
 
     Returns
     -------
@@ -477,8 +482,8 @@ def _solve(
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Conjugate gradients on the reduced normal equations: local (N, 3), common to all (1 or 2,), mismatch (N,).
 
-    ``patterns`` are of :func:`_angle_patterns`; ``known`` is how far each image is from where it was expected (N, 3)
-    and what that costs (3,), ``known_common`` the same of what is common.
+    ``patterns`` are of :func:`slow_angle_patterns`; ``known`` is how far each image is from where it was expected
+    (N, 3) and what that costs (3,), ``known_common`` the same of what is common.
     """
     (departure, prior), (common_departure, common_prior) = known, known_common
     n_t, n_c = departure.shape

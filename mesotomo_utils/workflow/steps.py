@@ -71,6 +71,7 @@ STEPS: tuple[Step, ...] = (
             "tomogram.ome.zarr",
             "half_even.ome.zarr",
             "half_odd.ome.zarr",
+            "alignment.csv",
             "sample:centres",
             "sample:dots",
             "sample:necks",
