@@ -134,6 +134,7 @@ def test_axis_far_off_and_tilted_the_other_way_with_missing_tilts() -> None:
     assert found["axis_deg"] < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [4, 7])
 def test_the_axis_of_a_film_as_wide_as_it_is_high_in_a_missing_wedge(seed: int) -> None:
     # its slices lean as much one way by the tilt of the axis as the other by what they mix
@@ -143,6 +144,7 @@ def test_the_axis_of_a_film_as_wide_as_it_is_high_in_a_missing_wedge(seed: int) 
     assert abs(align_series(series).axis_tilt_deg - truth.axis_tilt_deg) < 0.05
 
 
+@pytest.mark.slow
 def test_gaps_between_tilts_leave_the_angles_below_their_nominal_errors() -> None:
     rng = np.random.default_rng(7)
     angles = np.arange(-90.0, 90.0, 2.0)
@@ -202,6 +204,7 @@ def test_a_metal_cap_cut_by_the_edge_of_the_field() -> None:
     assert found["axis_deg"] < 0.03
 
 
+@pytest.mark.slow
 def test_an_object_that_the_field_cuts_off() -> None:
     series, truth = phantom(seed=10, axis_offset_px=0.0)
     found = errors(align_series(replace(series, images=series.images[:, :, 32:-32])), truth)
@@ -269,6 +272,7 @@ def test_same_twice(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
     np.testing.assert_allclose(align_series(series).table.to_numpy(float), alignment.table.to_numpy(float), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_reprojection_mends_a_bad_start() -> None:
     series, truth = phantom(seed=3)
     rng = np.random.default_rng(1)
@@ -338,6 +342,7 @@ def test_applied_alignment_gives_the_ideal_images_and_keeps_metadata() -> None:
     np.testing.assert_allclose(moved.angles_deg, truth.angle_deg)
 
 
+@pytest.mark.slow
 def test_images_that_the_scan_has_sheared() -> None:
     """Most of the shear is found on blobs of a few pixels; a twin's dots tell it to a few hundredths of a degree."""
     series, truth = phantom(seed=11, image_shear_deg=0.6, angles_deg=np.arange(-90.0, 90.0, 2.0))

@@ -1,10 +1,12 @@
 """The 95 % intervals of all results hold what they are meant for: the benchmark on a few small samples."""
 
 import pandas as pd
+import pytest
 
 SEEDS = range(4000, 4020)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_mean_of_twenty_twins(load_benchmark):
     module = load_benchmark("interval_coverage")
     draws = {"n_resamples": 100}

@@ -12,9 +12,8 @@ import pandas as pd
 
 from mesotomo_utils.tomography.alignment_fine import slow_angle_patterns
 
-#: How much more than it moves the dots themselves a strain moves their centres of inversion: patterns that move no dot
-#: tilt its facets, all alike. Measured on two twins by reconstructing the picture of bodies from tilts that are off by
-#: one pattern after the other.
+#: How much more than the dots themselves slow patterns move their centres of inversion: those that leave the dots in
+#: place still tilt their facets, all alike. Chosen on twins, see benchmarks/calibrate_errors.py.
 OF_FACETS = 1.4
 #: Fewer dots than this tell no strain.
 FEWEST_DOTS = 12
