@@ -223,8 +223,8 @@ if halves:
     results.save_figure(fig, run_dir, "centre_half_sets", differences)
 
 # %% [markdown]
-# Even less odd, without the strain that all dots share; lines: one standard deviation of the difference. The outermost
-# bars hold all that lies beyond.
+# Even less odd, without the motion and the strain that all dots share; lines: one standard deviation of the difference.
+# The outermost bars hold all that lies beyond.
 #
 # ## The lattice, grown from neighbour to neighbour
 #

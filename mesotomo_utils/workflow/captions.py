@@ -41,8 +41,8 @@ CAPTIONS = {
     "correlation_picks": "A section through the tomogram and its correlation with the template, with the centres "
     "found near it (SI 2).",
     "scores": "Correlation of all dots with the template, and how much of each the surface of the needle has cut off.",
-    "centre_half_sets": "By how much the centres found in even and in odd tilts differ, along each axis; lines: one "
-    "standard deviation.",
+    "centre_half_sets": "By how much the centres found in even and in odd tilts differ, along each axis, less one "
+    "motion and one strain of all; lines: one standard deviation.",
     "lattice_sites": "The superlattice from above and from the side: dots by layer, vacancies (squares), "
     "interstitials (diamonds) and dots of no grain (crosses).",
     "neighbour_vectors": "Vectors from every dot to its +A, +B and +C neighbours, beside the vectors of the mean "
