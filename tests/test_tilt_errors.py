@@ -93,6 +93,7 @@ def test_centres_of_bodies_are_as_far_off_as_is_said(film):
 def test_the_strain_that_all_dots_share_is_taken_from_their_moves_and_nothing_else():
     rng = np.random.default_rng(5)
     xyz, own = rng.uniform(-30, 30, (60, 3)), rng.normal(0, 0.01, (60, 3))
+    xyz -= xyz.mean(axis=0)
     own[:5] += 0.4
     strain, turn = np.array([[3e-3, 2e-3], [2e-3, -1e-3]]), np.array([[0, 1e-3], [-1e-3, 0]])
     moves = own.copy()

@@ -89,14 +89,16 @@ def without_strain(xyz_nm, moves_nm) -> np.ndarray:
     xyz, moves = np.asarray(xyz_nm, float).reshape(-1, 3), np.array(moves_nm, float).reshape(-1, 3)
     if len(xyz) < FEWEST_DOTS:
         return moves
-    design, keep = np.column_stack([xyz[:, :2], np.ones(len(xyz))]), np.ones(len(xyz), bool)
+    flat, keep = xyz[:, :2] - xyz[:, :2].mean(axis=0), np.ones(len(xyz), bool)
+    design = np.column_stack([flat, np.ones(len(xyz))])
     for _ in range(3):
         gradient = np.linalg.lstsq(design[keep], moves[keep, :2], rcond=None)[0]
         left = np.linalg.norm(moves[:, :2] - design @ gradient, axis=1)
         keep = left <= 3 * np.median(left) + 1e-12
-    moves[:, :2] -= xyz[:, :2] @ _without_turn(gradient[:2])
+    moves[:, :2] -= flat @ _without_turn(gradient[:2])
     return moves
 
 
 def _without_turn(gradient: np.ndarray) -> np.ndarray:
+    """The symmetric part: a turn about the axis is a motion, no strain."""
     return (gradient + gradient.T) / 2
