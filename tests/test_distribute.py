@@ -208,7 +208,7 @@ def test_a_worker_killed_in_a_reconstruction(series, cluster, address, tmp_path)
 def wait_for_a_slab(path: Path) -> None:
     marks = path.with_name(f".{path.name}.partial") / "finished"
     until = time.monotonic() + 60
-    while not list(marks.glob("[0-9]*")):
+    while not any(mark.read_text() for mark in marks.glob("[0-9]*")):  # one is there before its text is
         assert time.monotonic() < until
         time.sleep(0.005)
 
