@@ -33,6 +33,8 @@ def cluster():
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
     ) as cluster:
         yield cluster
+        with distributed.Client(cluster, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)  # closed while it starts one again, the oldest versions hang
 
 
 @pytest.fixture(scope="module")
