@@ -213,8 +213,7 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     found = found.assign(**np.hypot(np.hypot(sigmas, wedge_nm), tilts_nm))
     added = f"{wedge_nm.round(3)} nm along x, y, z" if wedge_nm.any() else "nothing, none is missing"
     print(f"added to σ for a wedge of missing tilts: {added}")
-    rim = tilts_nm[:, 0].argmax()
-    print(f"and for angles that are off unseen, {unseen_deg:.3f}° a pattern: up to {tilts_nm[rim, 0]:.4f} nm, at the rim")
+    print(f"and for angles that are off unseen, {unseen_deg:.3f}° a pattern: up to {tilts_nm.max():.4f} nm, at the rim")
 found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)  # NaN without halves
 
 # %%
@@ -223,8 +222,8 @@ if halves:
     results.save_figure(fig, run_dir, "centre_half_sets", differences)
 
 # %% [markdown]
-# Even less odd, without the motion and the strain that all dots share; lines: one standard deviation of the difference.
-# The outermost bars hold all that lies beyond.
+# Even minus odd, without the motion and the strain that all dots share; lines: one standard deviation of the
+# difference. The outermost bars hold all that lies beyond.
 #
 # ## The lattice, grown from neighbour to neighbour
 #

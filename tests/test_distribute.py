@@ -207,11 +207,11 @@ def test_a_worker_killed_in_a_reconstruction(series, cluster, address, tmp_path)
 # ------------------------------------------------------------------ killed and taken up
 
 
-def wait_for_a_slab(path: Path, *, marked: bool = False) -> None:
-    """Until a slab has its mark, and the mark its text if asked for: it comes a little later."""
+def wait_for_a_slab(path: Path) -> None:
+    """Until a slab has its mark, and the mark its text: that comes a little later."""
     marks = path.with_name(f".{path.name}.partial") / "finished"
     until = time.monotonic() + 60
-    while not any(mark.read_text() or not marked for mark in marks.glob("[0-9]*")):
+    while not any(mark.read_text() for mark in marks.glob("[0-9]*")):
         assert time.monotonic() < until
         time.sleep(0.005)
 
@@ -230,7 +230,7 @@ def killed(tmp_path):
     """A reconstruction over an older tomogram, killed when its first slab was written."""
     path = write_tomogram(tmp_path / "a.ome.zarr", np.arange(27.0).reshape(3, 3, 3), 1.0)
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(path)])
-    wait_for_a_slab(path, marked=True)
+    wait_for_a_slab(path)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     return path

@@ -66,10 +66,10 @@ def tilt_sigmas(xyz_nm, angles_deg, unseen_deg: float) -> np.ndarray:
     radians = np.deg2rad(np.asarray(angles_deg, float))
     to_xy = np.linalg.pinv(np.column_stack([np.cos(radians), np.sin(radians)]))
     lever = np.column_stack([-np.sin(radians), np.cos(radians)])
-    free, slow, _ = slow_angle_patterns(angles_deg)
+    patterns = np.column_stack(slow_angle_patterns(angles_deg)[:2])[:, 1:]  # the first is a turn
     flat, variance = xyz[:, :2] - xyz[:, :2].mean(axis=0), np.zeros((len(xyz), 2))
-    for pattern in np.column_stack([free[:, 1:], slow]).T:
-        variance += (flat @ _without_turn(to_xy @ (pattern[:, None] * lever)).T) ** 2
+    for pattern in patterns.T:
+        variance += (flat @ _without_turn(to_xy @ (pattern[:, None] * lever))) ** 2
     sigma = OF_FACETS * np.deg2rad(unseen_deg) * np.sqrt(variance)
     return np.column_stack([sigma, np.zeros(len(xyz))])
 
