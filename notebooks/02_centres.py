@@ -198,7 +198,8 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # And no alignment sees an error of the angles in step with twice the tilt: it is a stretch of the object across the tilt
 # axis, and slow patterns like it are hardly better seen. A stage that errs at each tilt anew has as much of them as of
 # the others, so the angles that were found tell how much: with an rms $s$ over $N$ complete tilts, a strain of about
-# $0.7\,s\sqrt{2/N}$, which moves all dots together, the farther out the more.
+# $0.7\,s\sqrt{2/N}$, which moves all dots together, the farther out the more. The halves have strains of their own:
+# what all dots share is taken off their differences first.
 
 # %%
 halves, differences = (), pd.DataFrame(columns=["dx_nm", "dy_nm", "dz_nm"], dtype=float)
@@ -213,7 +214,7 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     found = found.assign(**np.hypot(np.hypot(sigmas, wedge_nm), tilts_nm))
     added = f"{wedge_nm.round(3)} nm along x, y, z" if wedge_nm.any() else "nothing, none is missing"
     print(f"added to σ for a wedge of missing tilts: {added}")
-    print(f"and for angles that are off unseen, {unseen_deg:.3f}° a pattern: up to {tilts_nm.max():.4f} nm, at the rim")
+    print(f"and for errors of the tilts, {unseen_deg:.3f}° rms, that no alignment sees: up to {tilts_nm.max():.4f} nm, at the rim")
 found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)  # NaN without halves
 
 # %%

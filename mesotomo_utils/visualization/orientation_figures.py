@@ -50,6 +50,7 @@ def fourier_planes(planes: Mapping[str, np.ndarray], extent_per_nm: float, spots
     top = max(np.nanpercentile(picture, 99.9) for picture in planes.values())
     for ax, (name, picture) in zip(axes[0], planes.items(), strict=True):
         shown = ax.imshow(picture, extent=(*limits, *limits), cmap="gray", vmin=0, vmax=max(top, 1.0))
+        ax.set_facecolor("0.25")  # labels of the outermost spots reach over the edge: no outline shows on white
         for spot in spots[spots["plane"] == name].itertuples():
             colour = FAMILY_COLOURS[spot.family]
             ax.plot(spot.u_per_nm, spot.v_per_nm, "o", ms=9, mfc="none", mec=colour, mew=0.8)
