@@ -32,6 +32,7 @@ NOTEBOOKS := $(wildcard notebooks/[0-9][0-9]_*.py)
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# pip would compile every file of every package, one after the other; Python compiles what it imports
 setup: $(READY)  ## make .venv with the pinned requirements and the package
 
 $(READY): requirements.lock pyproject.toml
@@ -41,7 +42,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make environments. Install that: apt-get install python3-venv" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python $(COMPILE_ORIX)
 	@touch $@

@@ -49,6 +49,7 @@ def errors_nm(film, table):
     return error - np.median(error, axis=0)
 
 
+@pytest.mark.slow
 def test_filled_bodies_have_their_centres_nearer_the_truth(film, seen, filled):
     before, after = (errors_nm(film, centres.find_centres(image)[0]) for image in (seen, filled))
     # of all that are found within a nanometre: one more dot is when filled, and it is the farthest off
@@ -66,6 +67,7 @@ def test_filled_bodies_are_what_the_tilts_have_shown(seen, filled):
     assert lacks(filled.values) < 0.9 * lacks(seen.values.clip(0, 1))
 
 
+@pytest.mark.slow
 def test_the_error_that_is_left_is_told(film, filled):
     table, mean = centres.find_centres(filled)
     sigma = missing_wedge.wedge_sigmas(table, filled, mean, TILTS)
