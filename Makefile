@@ -32,9 +32,9 @@ NOTEBOOKS := $(wildcard notebooks/[0-9][0-9]_*.py)
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# pip would compile every file of every package, one after the other; Python compiles what it imports
 setup: $(READY)  ## make .venv with the pinned requirements and the package
 
+# pip would compile every file of every package, one after the other; Python compiles what it imports
 $(READY): requirements.lock pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "No Python from 3.11 to 3.13 is found. Install one: apt-get install python3.11 python3.11-venv," >&2; \

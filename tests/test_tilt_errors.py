@@ -71,9 +71,10 @@ def test_centres_of_bodies_are_as_far_off_as_is_said(film):
         again = Projector(tilts, volume.shape[1], device="cpu").fbp(projections)
         return template.body_image(again, film.voxel_nm, diameter_nm=5.0)
 
-    table, mean = centres.find_centres(seen(TILTS))
+    image = seen(TILTS)
+    table, mean = centres.find_centres(image)
     table = table[~table["recentred"]]
-    still = refine_centres(seen(TILTS), table[XYZ], mean, restarts=())
+    still = refine_centres(image, table[XYZ], mean, restarts=())
     for pattern in np.column_stack(slow_angle_patterns(TILTS)[:2])[:, 1:11].T:
         # ten times the error, to stand out: it is linear
         move = refine_centres(seen(TILTS + 10 * error_deg * pattern), table[XYZ], mean, restarts=()) - still
