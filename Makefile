@@ -25,6 +25,8 @@ endif
 # one (numba/numba#10128, open): so one does it alone, as soon as orix is installed
 COMPILE_ORIX := -c 'from orix.quaternion import Rotation; from orix.vector import Vector3d; \
 	~(Rotation.identity() * Rotation.identity()) * Vector3d.xvector()'
+# Where containers set this, every process would compile every library anew: five seconds, hundreds of times
+unexport PYTHONDONTWRITEBYTECODE
 NOTEBOOKS := $(wildcard notebooks/[0-9][0-9]_*.py)
 
 .PHONY: help setup run test test-oldest lab notebooks paper bench calibrate gallery lint
