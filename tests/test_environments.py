@@ -42,6 +42,17 @@ def test_everything_is_compiled_that_orix_leaves_in_a_cache_two_processes_could_
     assert cached == universal
 
 
+def test_what_python_compiles_is_kept(repository: Path, tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    probe = tmp_path / "Makefile"
+    probe.write_text(f"include {repository / 'Makefile'}\nprobe: ; @{sys.executable} -c 'import probed'\n")
+    (tmp_path / "probed.py").touch()
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(tmp_path)}
+    subprocess.run(["make", "probe"], check=True, env=environment, cwd=tmp_path, capture_output=True)
+    assert list((tmp_path / "__pycache__").glob("probed*.pyc"))
+
+
 @pytest.mark.slow
 def test_a_worker_that_crashes_before_its_tests_is_a_failure(repository: Path, tmp_path: Path) -> None:
     pytest.importorskip("xdist")
