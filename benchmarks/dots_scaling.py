@@ -2,9 +2,9 @@
 
 One tile of eight dots, each a lattice of atoms turned on its own, in noise, is repeated to a tomogram that is never
 held as a whole (6,000 dots of 5 nm take 7 GB of voxels of 0.09 nm). Timed are the picture of whole dots, centres,
-indices and necks (02), and the search of all orientations (03): medians of ten and of four runs, half of them before and
-half after the largest, which takes minutes and is timed once: the speed of a machine drifts. What the tilts repeat of
-the lattices is not in it: that goes with the voxels, not with the dots. Eight to fifteen minutes on two cores, 5 GB.
+indices and necks (02), and the search of all orientations (03): medians of ten and of four runs, half of them before
+and half after the largest, which takes minutes and is timed once: the speed of a machine drifts. What the tilts repeat
+of the lattices is not in it: that goes with the voxels, not with the dots. Eight to fifteen minutes on two cores, 5 GB.
 
     python benchmarks/dots_scaling.py [60] [600] [6000] [--device cuda]
 """

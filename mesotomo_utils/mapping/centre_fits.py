@@ -18,8 +18,11 @@ from mesotomo_utils.mapping.template import BodyImage, Template, mean_dot
 
 #: Scales of the robust fit of a centre, in body contrasts, from the first step to the last.
 INVERSION_SCALES = (0.12, 0.08, 0.06, 0.06, 0.06)
-#: The same once the necks are left out: with nothing to pull, the whole facets count.
-BESIDE_NECKS_SCALES = (0.1,) * 6
+#: The same once the necks are left out: with nothing to pull, the whole facets count, and at last much of what a
+#: lopsided dot has on one side only, an island on a facet or a corner: its centre of mass is meant.
+BESIDE_NECKS_SCALES = (0.1, 0.1, 0.1, 0.15, 0.15, 0.15)
+#: From there, scales that let the one side count hardly and wholly: a lopsided dot has its centre elsewhere for each.
+TIGHT_SCALES, LOOSE_SCALES = (0.1,) * 3, (0.3, 1.0, 1.0)
 #: Where a dot is not its own mirror image, voxels up to this far from it lose their weight too: the blurred flank of
 #: a neck is too faint to stand out itself and pulls all the more.
 FLANK_DIAMETERS = 0.05
@@ -129,6 +132,28 @@ def centres_beside_necks(
     return _unless_lost(found, start, image)
 
 
+def lopsided_beside_necks(
+    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=slice(None), dask: str | None = None
+) -> np.ndarray:
+    """How far a dot's centre moves when what it has on one side only counts wholly and no longer hardly.
+
+    Parameters are those of :func:`centres_beside_necks`, the centres those that it found.
+
+    Returns
+    -------
+    (N, 3) nm along x, y, z; only the rows of ``of``. Nothing for a dot that is its own mirror image.
+    """
+    at = np.asarray(xyz_nm, float).reshape(-1, 3)
+    inversion = _sharp_inversion(image, template)
+
+    def measure(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
+        beside = inversion.beside(joints)
+        tight, loose = (inversion.follow(points, scales, beside) for scales in (TIGHT_SCALES, LOOSE_SCALES))
+        return loose - tight
+
+    return _with_necks(measure, at, necks, of, image=image, dask=dask)
+
+
 def vagueness_beside_necks(
     image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=slice(None), dask: str | None = None
 ) -> np.ndarray:
@@ -144,7 +169,7 @@ def vagueness_beside_necks(
     inversion = _sharp_inversion(image, template)
 
     def measure(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        return inversion.vagueness(points, BESIDE_NECKS_SCALES[-1], inversion.beside(joints))
+        return inversion.vagueness(points, TIGHT_SCALES[-1], inversion.beside(joints))
 
     return _with_necks(measure, at, necks, of, image=image, dask=dask)
 

@@ -2,7 +2,7 @@
 
 The dots are picked by normalised correlation with a template that is cut from the tomogram itself
 (:mod:`mesotomo_utils.mapping.template`). Each centre is then found on its own, as the point about
-which the dot is its own mirror image (centre of inversion): size, shape and orientation of a dot do
+which the dot is its own mirror image (centre of inversion): size, even shape and orientation of a dot do
 not move that point. What is no part of the body, a neck or a neighbour that comes near, stands on
 one side only; such voxels lose their weight, and so do those beside them. Once the necks are measured, what lies in one
 loses its weight altogether, on both sides. The mean dot, laid over each dot, tells which centres are doubtful: it lies
@@ -24,6 +24,7 @@ from mesotomo_utils.mapping.centre_fits import (
     LOST_DIAMETERS,
     centres_beside_necks,
     in_chunks,
+    lopsided_beside_necks,
     mean_dot_beside_necks,
     recentre_cut,
     refine_centres,
@@ -73,7 +74,14 @@ VAGUENESS_POWER = 1.2
 SHARED_DIAMETERS = (0.0005, 0.0005, 0.0003)
 SHARP_DIAMETERS = 0.129
 BLUR_POWER = 4.0
-#: The same of a recentred dot.
+#: What lopsided dots are off, over how far their centres move with the weight of what they have on one side only
+#: (:func:`~.centre_fits.lopsided_beside_necks`): on cubes with islands on their facets, with necks and without.
+LOPSIDED_SHARE = 1.4
+#: Dots that are their own mirror images move up to so many diameters, for streaks and necks: that much is taken off.
+LOPSIDED_LEAST_DIAMETERS = 0.0008
+#: So many dots tell how lopsided all are.
+LOPSIDED_DOTS = 200
+#: The same as SHARED_DIAMETERS of a recentred dot.
 RECENTRED_DIAMETERS = (0.0165, 0.0165, 0.011)
 
 # --- centres ---------------------------------------------------------------------------------
@@ -301,8 +309,11 @@ def half_set_sigmas(
     What the noise of the whole leaves in whole dots is added (:data:`NOISE_DIAMETERS`), its strength read off the
     difference of the halves around the dots (:func:`noise_contrast`). What both halves share (the size of a cut dot, a
     neighbour that pulls, the more so the more the facets are blurred) does not show in the difference; it is added as
-    measured on twins. No σ exceeds :data:`~.centre_fits.LOST_DIAMETERS`, for no fit leads farther. For a wedge of
-    missing tilts see :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`, for errors of the tilts themselves
+    measured on twins. Nor does it show that a dot is no mirror image of itself, with more atoms on one side. That moves
+    its centre with the weight that these have in the fit, in both halves alike: the σ of a whole dot is at least what
+    dots of this tomogram are off by that (:data:`LOPSIDED_SHARE`). No σ exceeds
+    :data:`~.centre_fits.LOST_DIAMETERS`, for no fit leads farther. For a wedge of missing tilts see
+    :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`, for errors of the tilts themselves
     :func:`mesotomo_utils.mapping.tilt_errors.tilt_sigmas`.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
@@ -330,14 +341,41 @@ def half_set_sigmas(
             sigma[group] = HALF_SET_SHARE * 1.4826 * np.median(np.abs(pool), axis=0) / 2 * vague[group]
     diameter = even.diameter_nm
     of_noise = noise_contrast(even, odd, start) * np.array(NOISE_DIAMETERS) * vague
+    lopsided = _lopsided(even, odd, ends, template, necks, whole, dask=dask)
     blur = (template.facet_width_nm / (SHARP_DIAMETERS * diameter)) ** BLUR_POWER
     shared = np.hypot(blur * np.array(SHARED_DIAMETERS), of_noise)
     shared = np.where(cut[:, None], RECENTRED_DIAMETERS, shared) * diameter
-    sigma = np.minimum(np.hypot(sigma, shared), LOST_DIAMETERS * diameter)
+    # streaks and necks that both halves share make dots lopsided, too: the larger of the two, not both
+    sigma = np.maximum(np.hypot(sigma, shared), np.where(cut[:, None], 0, lopsided))
+    sigma = np.minimum(sigma, LOST_DIAMETERS * diameter)
     return (
         pd.DataFrame(sigma, columns=["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]),
         pd.DataFrame(difference, columns=["dx_nm", "dy_nm", "dz_nm"]),
     )
+
+
+def _lopsided(
+    even: BodyImage,
+    odd: BodyImage,
+    ends: list[np.ndarray],
+    template: Template,
+    necks: pd.DataFrame,
+    whole: np.ndarray,
+    *,
+    dask: str | None,
+) -> np.ndarray:
+    """(3,) how far whole dots are off, nm, for not being their own mirror images."""
+    some = whole[:: max(1, len(whole) // LOPSIDED_DOTS)]
+    if not len(some):
+        return np.zeros(3)
+    first, second = (
+        lopsided_beside_necks(half, at, template, necks, of=some, dask=dask)
+        for half, at in zip((even, odd), ends, strict=True)
+    )
+    # what both halves agree in: noise moves each its own way
+    both, noise = (1.4826 * np.median(np.abs(part), axis=0) / 2 for part in (first + second, first - second))
+    least = LOPSIDED_LEAST_DIAMETERS * even.diameter_nm
+    return LOPSIDED_SHARE * np.sqrt(np.maximum(both**2 - noise**2 - least**2, 0))
 
 
 def noise_contrast(even: BodyImage, odd: BodyImage, xyz_nm) -> float:
