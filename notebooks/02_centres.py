@@ -120,13 +120,13 @@ if image is not None:
 # $$ \mathbf s = -\Big(\sum w\,\nabla T\,\nabla T^\top\Big)^{-1} \sum w\,\nabla T\;O , \qquad
 #    w = \frac{m}{\big(1 + O^2/\kappa^2\big)^2} . $$
 #
-# Size, shape and orientation of a dot are even and drop out. A neck on one side only makes $|O|$ large and
+# Size, orientation and all that is even of the shape of a dot drop out. A neck on one side only makes $|O|$ large and
 # loses its weight, and the voxels around it lose theirs too: the blurred flank of a neck is too faint to stand out
 # itself, yet it pulls (on the twin `small` by 0.03 nm, five times the noise). A neck nearly as thick as its facet
 # makes a second, wrong optimum, in which dot and neck are one longer body; so the fit is tried again from points around
 # its end, and the end about which most of the facets are symmetric is kept. From these centres the necks can be
 # measured (below), and the centres are found a last time with nothing in a neck, nor opposite it, looked at. With nothing
-# left to pull, a larger $\kappa$ then lets count more of what a lopsided dot has on one side only.
+# left to pull, $\kappa$ may be larger then, so that more counts of what a lopsided dot has on one side only.
 #
 # A neck as thick as its facet can still hold a fit: dot and neck together are their own mirror image about a point up to
 # a nanometre off. So the mean dot is laid over each dot, without its necks. It takes all dots to be of one size and is

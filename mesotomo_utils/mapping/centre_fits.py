@@ -122,13 +122,12 @@ def centres_beside_necks(
     As there.
     """
     start = np.asarray(xyz_nm, float).reshape(-1, 3)
-    inversion = _sharp_inversion(image, template)
 
-    def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        return inversion.follow(first, BESIDE_NECKS_SCALES, inversion.beside(joints))
+    def refine(inversion: Inversion, first: np.ndarray, beside: np.ndarray) -> np.ndarray:
+        return inversion.follow(first, BESIDE_NECKS_SCALES, beside)
 
     found = start.copy()
-    found[of] = _with_necks(refine, start, necks, of, image=image, dask=dask)
+    found[of] = _inverted(refine, image, start, template, necks, of, dask=dask)
     return _unless_lost(found, start, image)
 
 
@@ -143,15 +142,12 @@ def lopsided_beside_necks(
     -------
     (N, 3) nm along x, y, z; only the rows of ``of``. Nothing for a dot that is its own mirror image.
     """
-    at = np.asarray(xyz_nm, float).reshape(-1, 3)
-    inversion = _sharp_inversion(image, template)
 
-    def measure(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        beside = inversion.beside(joints)
+    def measure(inversion: Inversion, points: np.ndarray, beside: np.ndarray) -> np.ndarray:
         tight, loose = (inversion.follow(points, scales, beside) for scales in (TIGHT_SCALES, LOOSE_SCALES))
         return loose - tight
 
-    return _with_necks(measure, at, necks, of, image=image, dask=dask)
+    return _inverted(measure, image, xyz_nm, template, necks, of, dask=dask)
 
 
 def vagueness_beside_necks(
@@ -165,13 +161,12 @@ def vagueness_beside_necks(
     -------
     (N, 3) factors of the standard deviation along x, y, z (:meth:`.Inversion.vagueness`); only the rows of ``of``.
     """
-    at = np.asarray(xyz_nm, float).reshape(-1, 3)
-    inversion = _sharp_inversion(image, template)
 
-    def measure(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        return inversion.vagueness(points, TIGHT_SCALES[-1], inversion.beside(joints))
+    def measure(inversion: Inversion, points: np.ndarray, beside: np.ndarray) -> np.ndarray:
+        # the scale that the constants of σ were chosen with
+        return inversion.vagueness(points, TIGHT_SCALES[-1], beside)
 
-    return _with_necks(measure, at, necks, of, image=image, dask=dask)
+    return _inverted(measure, image, xyz_nm, template, necks, of, dask=dask)
 
 
 def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | None = None) -> np.ndarray:
@@ -272,6 +267,16 @@ def mean_dot_beside_necks(
 
 def _sharp_inversion(image: BodyImage, template: Template) -> Inversion:
     return Inversion(image, template, flank=max(1, round(FLANK_DIAMETERS * image.diameter_nm / image.step_nm)))
+
+
+def _inverted(function, image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, of, *, dask: str | None):
+    """A function of the sharp inversion, points and weights beside their necks, applied to some rows of the dots."""
+    inversion = _sharp_inversion(image, template)
+
+    def one(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
+        return function(inversion, points, inversion.beside(joints))
+
+    return _with_necks(one, np.asarray(xyz_nm, float).reshape(-1, 3), necks, of, image=image, dask=dask)
 
 
 def _unless_lost(found: np.ndarray, start: np.ndarray, image: BodyImage) -> np.ndarray:

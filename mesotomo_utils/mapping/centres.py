@@ -1,14 +1,14 @@
 """Where every quantum dot is: the centre of its body, without its necks.
 
 The dots are picked by normalised correlation with a template that is cut from the tomogram itself
-(:mod:`mesotomo_utils.mapping.template`). Each centre is then found on its own, as the point about
-which the dot is its own mirror image (centre of inversion): size, even shape and orientation of a dot do
-not move that point. What is no part of the body, a neck or a neighbour that comes near, stands on
-one side only; such voxels lose their weight, and so do those beside them. Once the necks are measured, what lies in one
-loses its weight altogether, on both sides. The mean dot, laid over each dot, tells which centres are doubtful: it lies
-elsewhere, they are looked for from there as well, and the one that is seen better is kept. A dot that the needle's edge
-has cut is no mirror image any more: the inner side of the mean dot is fitted to it. The fits are those of
-:mod:`mesotomo_utils.mapping.centre_fits`.
+(:mod:`mesotomo_utils.mapping.template`). Each centre is then found on its own, as the point about which the dot is
+its own mirror image (centre of inversion): size and orientation of a dot do not move that point, nor does its shape
+as long as opposite facets are alike. What is no part of the body, a neck or a neighbour that comes near, stands on
+one side only; such voxels lose their weight, and so do those beside them. Once the necks are measured, what lies in
+one loses its weight altogether, on both sides, and more counts of what a lopsided dot has on one side only. The
+mean dot, laid over each dot, tells which centres are doubtful: it lies elsewhere, they are looked for from there as
+well, and the one that is seen better is kept. A dot that the needle's edge has cut is no mirror image any more: the
+inner side of the mean dot is fitted to it. The fits are those of :mod:`mesotomo_utils.mapping.centre_fits`.
 """
 
 from __future__ import annotations
@@ -74,15 +74,15 @@ VAGUENESS_POWER = 1.2
 SHARED_DIAMETERS = (0.0005, 0.0005, 0.0003)
 SHARP_DIAMETERS = 0.129
 BLUR_POWER = 4.0
+#: The same of a recentred dot.
+RECENTRED_DIAMETERS = (0.0165, 0.0165, 0.011)
 #: What lopsided dots are off, over how far their centres move with the weight of what they have on one side only
 #: (:func:`~.centre_fits.lopsided_beside_necks`): on cubes with islands on their facets, with necks and without.
 LOPSIDED_SHARE = 1.4
 #: Dots that are their own mirror images move up to so many diameters, for streaks and necks: that much is taken off.
 LOPSIDED_LEAST_DIAMETERS = 0.0008
-#: So many dots tell how lopsided all are.
+#: So many dots, or up to twice as many, tell how lopsided all are.
 LOPSIDED_DOTS = 200
-#: The same as SHARED_DIAMETERS of a recentred dot.
-RECENTRED_DIAMETERS = (0.0165, 0.0165, 0.011)
 
 # --- centres ---------------------------------------------------------------------------------
 
