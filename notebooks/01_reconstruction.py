@@ -401,6 +401,7 @@ told.round(5) if shared.n_spots else not_told
 
 # %%
 crossings = {name: {"first_nm": np.nan, "last_nm": np.nan} for name in resolution.FSC_THRESHOLDS}
+volume = None  # room for the windows of both halves
 if halves:
     fsc = resolution.fourier_shell_correlation(halves["even"].data, halves["odd"].data, voxel_nm, windows=windows)
     for name, threshold in resolution.FSC_THRESHOLDS.items():

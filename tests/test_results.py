@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -77,6 +78,10 @@ def test_record_joins_the_steps_in_their_order(tmp_path: Path) -> None:
     kernel = json.loads((tmp_path / "results" / "kernel" / "02_centres.json").read_text())
     assert "mesotomo_utils/workflow/results.py" in kernel["files"]
     assert kernel["peak_memory_mb"] > 10
+    if sys.platform == "linux":  # the kernel's own account, in KiB
+        lines = Path("/proc/self/status").read_text().splitlines()
+        (peak,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        assert kernel["peak_memory_mb"] == pytest.approx(peak * 1024 / 1e6, rel=0.01)
 
 
 def test_record_refuses_what_is_not_a_result(tmp_path: Path) -> None:

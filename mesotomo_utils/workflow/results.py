@@ -328,10 +328,10 @@ def kernel_facts() -> dict[str, Any]:
         if origin and Path(origin).resolve().is_relative_to(package):
             files.add(Path(origin).resolve().relative_to(package.parent).as_posix())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in kB, macOS in bytes
+    # Linux counts in KiB, macOS in bytes
     return {
         "files": sorted(files),
-        "peak_memory_mb": peak / (1e6 if sys.platform == "darwin" else 1e3),
+        "peak_memory_mb": peak * (1 if sys.platform == "darwin" else 1024) / 1e6,
     }
 
 
