@@ -126,7 +126,8 @@ if image is not None:
 # makes a second, wrong optimum, in which dot and neck are one longer body; so the fit is tried again from points around
 # its end, and the end about which most of the facets are symmetric is kept. From these centres the necks can be
 # measured (below), and the centres are found a last time with nothing in a neck, nor opposite it, looked at. With nothing
-# left to pull, $\kappa$ may be larger then, so that more counts of what a lopsided dot has on one side only.
+# left to pull, $\kappa$ may be larger then, the more so the more lopsided the dots of this tomogram are: what most dots
+# have on one side only, half a layer on a facet or a corner, is no outlier, and belongs to the centre of mass.
 #
 # A neck as thick as its facet can still hold a fit: dot and neck together are their own mirror image about a point up to
 # a nanometre off. So the mean dot is laid over each dot, without its necks. It takes all dots to be of one size and is
@@ -190,8 +191,8 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # are blurred; a cut dot's centre rests on the mean size of the others, and its σ is nearly all of this kind.
 #
 # A dot need not be its own mirror image: half a layer of atoms on one facet, a corner cut deeper than the one opposite.
-# Then its centre of mass is not where it is most symmetric, and both halves agree on the wrong place. How lopsided the
-# dots of this tomogram are shows when $\kappa$ is made small and large: how far their centres move then, in both halves
+# Then its centre of mass is not quite where it is most symmetric, and both halves agree on the wrong place. How lopsided
+# the dots of this tomogram are shows when $\kappa$ is made small and large: how far their centres move then, in both halves
 # alike, tells how far they are off.
 #
 # One kind of error is in no σ: a dot that the needle's edge has cut parallel to a facet cannot be told from a smaller,

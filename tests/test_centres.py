@@ -199,9 +199,9 @@ def test_what_both_halves_share_grows_with_the_blur_of_the_facets():
         np.testing.assert_allclose(sigma, np.broadcast_to(expected, sigma.shape), rtol=0.02)
 
 
-def lopsided_cubes(rng, *, coverage):
+def lopsided_cubes(rng, *, coverage, thick=3):
     """(image, centres of mass x, y, z): 27 cubes with an island on one of each two opposite facets, free of noise."""
-    fine_nm, edge, thick, pitch, box, size = 0.1, 48, 3, 70, 64, 250  # the others in fine voxels
+    fine_nm, edge, pitch, box, size = 0.1, 48, 70, 64, 250  # the others, and how thick islands are, in fine voxels
     volume = np.zeros((size,) * 3, np.float32)
     middles = []
     for cell in np.ndindex(3, 3, 3):
@@ -233,6 +233,46 @@ def test_a_lopsided_dot_is_as_far_off_as_is_said():
             assert np.median(distance) < 0.075, "with hardly anything on one side counted, 0.086"
             assert 0.55 < (np.abs(error) <= sigma.to_numpy()).mean() < 0.8
     assert told[1] > 4 * told[0]
+
+
+def test_the_more_lopsided_all_dots_are_the_more_their_one_side_counts(monkeypatch):
+    scales, last_scale = [], centres.scale_beside_necks
+    monkeypatch.setattr(centres, "scale_beside_necks", lambda *a, **k: scales.append(last_scale(*a, **k)) or scales[-1])
+    least, errors = centres.LAST_SCALES[0], []
+    image, middles = lopsided_cubes(np.random.default_rng(7), coverage=0.9, thick=6)
+    for share in (0.0, centre_fits.LAST_SCALE_SHARE):
+        monkeypatch.setattr(centre_fits, "LAST_SCALE_SHARE", share)
+        table, _ = centres.find_centres(image)
+        errors.append(np.median(cKDTree(middles).query(table[XYZ])[0]))
+    assert scales[0] == least < 0.2 < scales[1]
+    assert errors[1] < 0.8 * errors[0]
+    even, _ = lopsided_cubes(np.random.default_rng(7), coverage=0.0)
+    centres.find_centres(even)
+    assert scales[2] == least
+
+
+def test_dots_that_lack_what_others_lack_inside_are_not_cut():
+    rng = np.random.default_rng(2)
+    rim, missing = np.arange(60) < 20, rng.uniform(0, 0.02, 60)
+    assert centres._missing_of_cut(rim, missing) == centres.MISSING_RECENTRE
+    missing[30:] = rng.uniform(0.05, 0.1, 30)
+    assert 0.09 < centres._missing_of_cut(rim, missing) < 0.1
+
+
+def test_two_picks_that_end_in_one_dot_are_one(monkeypatch):
+    without_necks = centres._without_necks
+
+    def one_strays(*args, **options):
+        clear, *others = without_necks(*args, **options)
+        clear[3] = clear[4] + 0.05
+        return clear, *others
+
+    image, _ = lopsided_cubes(np.random.default_rng(4), coverage=0.0)
+    assert len(centres.find_centres(image)[0]) == 27
+    monkeypatch.setattr(centres, "_without_necks", one_strays)
+    table, _ = centres.find_centres(image)
+    assert len(table) == 26
+    assert cKDTree(table[XYZ]).query(table[XYZ], k=2)[0][:, 1].min() > 4
 
 
 def test_the_width_of_facets_is_that_of_their_blur():

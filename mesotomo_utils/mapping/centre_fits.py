@@ -18,9 +18,13 @@ from mesotomo_utils.mapping.template import BodyImage, Template, mean_dot
 
 #: Scales of the robust fit of a centre, in body contrasts, from the first step to the last.
 INVERSION_SCALES = (0.12, 0.08, 0.06, 0.06, 0.06)
-#: The same once the necks are left out: with nothing to pull, the whole facets count, and at last much of what a
-#: lopsided dot has on one side only, an island on a facet or a corner: its centre of mass is meant.
-BESIDE_NECKS_SCALES = (0.1, 0.1, 0.1, 0.15, 0.15, 0.15)
+#: The same once the necks are left out: with nothing to pull, the whole facets count.
+BESIDE_NECKS_SCALES = (0.1, 0.1, 0.1)
+#: At last, for as many steps, the scale is this multiple of what the facets of the sample's dots differ from their
+#: mirror images (:func:`scale_beside_necks`), within bounds: what a lopsided dot has on one side only, an island on a
+#: facet or a corner, is no outlier where most dots have such, and its centre of mass is meant.
+LAST_SCALE_SHARE = 2.0
+LAST_SCALES = (0.15, 0.5)
 #: From there, scales that let the one side count hardly and wholly: a lopsided dot has its centre elsewhere for each.
 TIGHT_SCALES, LOOSE_SCALES = (0.1,) * 3, (0.3, 1.0, 1.0)
 #: Where a dot is not its own mirror image, voxels up to this far from it lose their weight too: the blurred flank of
@@ -104,7 +108,14 @@ def refine_centres(
 
 
 def centres_beside_necks(
-    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=slice(None), dask: str | None = None
+    image: BodyImage,
+    xyz_nm,
+    template: Template,
+    necks: pd.DataFrame,
+    *,
+    scale: float = LAST_SCALES[0],
+    of=slice(None),
+    dask: str | None = None,
 ) -> np.ndarray:
     """Centre of inversion of each dot with nothing in a neck, nor opposite it, looked at.
 
@@ -114,6 +125,8 @@ def centres_beside_necks(
         As for :func:`refine_centres`; the centres that it found.
     necks
         ``qd_1, qd_2`` (rows of ``xyz_nm``) and ``diameter_nm``, from :func:`.necks.near_necks`.
+    scale
+        Scale of the last steps, in body contrasts, from :func:`scale_beside_necks`.
     of
         Rows of dots, by default all: the others stay where they are.
 
@@ -122,13 +135,36 @@ def centres_beside_necks(
     As there.
     """
     start = np.asarray(xyz_nm, float).reshape(-1, 3)
+    scales = BESIDE_NECKS_SCALES + (scale,) * len(BESIDE_NECKS_SCALES)
 
     def refine(inversion: Inversion, first: np.ndarray, beside: np.ndarray) -> np.ndarray:
-        return inversion.follow(first, BESIDE_NECKS_SCALES, beside)
+        return inversion.follow(first, scales, beside)
 
     found = start.copy()
     found[of] = _inverted(refine, image, start, template, necks, of, dask=dask)
     return _unless_lost(found, start, image)
+
+
+def scale_beside_necks(
+    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=slice(None), dask: str | None = None
+) -> float:
+    """Scale for the last steps of :func:`centres_beside_necks`, from the dots themselves.
+
+    Parameters are those of that function, the centres those that it found with the least scale.
+
+    Returns
+    -------
+    Body contrasts: how far the dots' facets are from being their own mirror images, the median over the dots, times
+    :data:`LAST_SCALE_SHARE`, within :data:`LAST_SCALES`; the least of these where there is no dot.
+    """
+
+    def measure(inversion: Inversion, points: np.ndarray, beside: np.ndarray) -> np.ndarray:
+        return inversion.unevenness(points, beside)
+
+    if not len(np.arange(len(xyz_nm))[of]):
+        return LAST_SCALES[0]
+    uneven = float(np.median(_inverted(measure, image, xyz_nm, template, necks, of, dask=dask)))
+    return float(np.clip(LAST_SCALE_SHARE * uneven, *LAST_SCALES))
 
 
 def lopsided_beside_necks(

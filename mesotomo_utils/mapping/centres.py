@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 from mesotomo_utils import lattice
 from mesotomo_utils.backend import to_numpy
 from mesotomo_utils.mapping.centre_fits import (
+    LAST_SCALES,
     LOST_DIAMETERS,
     centres_beside_necks,
     in_chunks,
@@ -29,6 +30,7 @@ from mesotomo_utils.mapping.centre_fits import (
     recentre_cut,
     refine_centres,
     rough_centres,
+    scale_beside_necks,
     vagueness_beside_necks,
 )
 from mesotomo_utils.mapping.necks import near_necks
@@ -47,8 +49,9 @@ from mesotomo_utils.mapping.tilt_errors import without_strain
 
 #: A dot on the rim with more than this fraction of its core missing is cut by the needle's edge.
 MISSING_CORE = 0.015
-#: With more than this missing the centre is that of the mean dot laid over what is left.
-MISSING_RECENTRE = 0.04
+#: With more than this missing, and more than this share of the dots off the rim lack by their shape, the centre is
+#: that of the mean dot laid over what is left.
+MISSING_RECENTRE, MISSING_BY_SHAPE = 0.05, 0.99
 #: With more than this missing it is not a dot that could be located.
 MISSING_MOST = 0.6
 #: A centre farther than this from where the mean dot lies is doubtful: it is looked for from there as well.
@@ -78,11 +81,11 @@ BLUR_POWER = 4.0
 RECENTRED_DIAMETERS = (0.0165, 0.0165, 0.011)
 #: What lopsided dots are off, over how far their centres move with the weight of what they have on one side only
 #: (:func:`~.centre_fits.lopsided_beside_necks`): on cubes with islands on their facets, with necks and without.
-LOPSIDED_SHARE = 1.4
+LOPSIDED_SHARE = 1.3
 #: Dots that are their own mirror images move up to so many diameters, for streaks and necks: that much is taken off.
 LOPSIDED_LEAST_DIAMETERS = 0.0008
 #: So many dots, or up to twice as many, tell how lopsided all are.
-LOPSIDED_DOTS = 200
+SOME_DOTS = 200
 
 # --- centres ---------------------------------------------------------------------------------
 
@@ -180,14 +183,14 @@ def find_centres(
     keep = _distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm) & (missing < MISSING_MOST)
     xyz, score = xyz[keep], score[keep]
     with_necks = xyz
-    xyz, necks = _without_necks(image, xyz, template, dask=dask)
+    xyz, necks, scale = _without_necks(image, xyz, template, dask=dask)
     rim = on_rim(xyz, image.diameter_nm)
     missing = missing_core(image, xyz, template, dask=dask)
     inner = _inner(rim, missing)
     if inner.any():
-        xyz = _brought_back(image, xyz, template, inner, necks, dask=dask)
+        xyz = _brought_back(image, xyz, template, inner, necks, scale, dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
-    cut = rim & (missing > MISSING_RECENTRE)
+    cut = rim & (missing > _missing_of_cut(rim, missing))
     xyz[cut] = with_necks[cut]  # too little is left of a cut dot to do without what a neck hides
     table = pd.DataFrame({"score": score, "at_edge": rim & (missing > MISSING_CORE), "recentred": cut})
     if cut.any() and not cut.all():
@@ -196,6 +199,8 @@ def find_centres(
         missing = missing_core(image, xyz, template, dask=dask)
     table["missing"] = missing
     table[["x_nm", "y_nm", "z_nm"]] = xyz
+    # a pick beside a dot can end in it only when necks are left out or the mean dot is laid over it
+    table = table[_distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm)]
     columns = ["x_nm", "y_nm", "z_nm", "score", "missing", "at_edge", "recentred"]
     table = table[columns].sort_values(["z_nm", "y_nm", "x_nm"], kind="stable")
     return table.reset_index(drop=True), template
@@ -206,19 +211,33 @@ def _inner(rim: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return ~rim if (~rim).sum() >= 5 else ~(rim & (missing > MISSING_RECENTRE))
 
 
+def _missing_of_cut(rim: np.ndarray, missing: np.ndarray) -> float:
+    """With more than this missing a dot on the rim is recentred: small or lopsided dots lack some of the mean dot."""
+    inner = missing[~rim]
+    return max(MISSING_RECENTRE, np.quantile(inner, MISSING_BY_SHAPE) if inner.size >= 20 else 0)
+
+
 def _without_necks(
     image: BodyImage, xyz: np.ndarray, template: Template, *, dask: str | None
-) -> tuple[np.ndarray, pd.DataFrame]:
-    """Centres found again with the necks left out, and once more where one came from far, its necks with it; and these
-    necks.
+) -> tuple[np.ndarray, pd.DataFrame, float]:
+    """Centres found again with the necks left out, and once more where one came from far, its necks with it, or where
+    the dots are lopsided; these necks, and the scale of the fit.
     """
     necks = near_necks(image, xyz, dask=dask)
     clear = centres_beside_necks(image, xyz, template, necks, dask=dask)
+    inner = np.flatnonzero(~on_rim(clear, image.diameter_nm))
+    scale = scale_beside_necks(image, clear, template, necks, of=_some(inner), dask=dask)
     far = np.flatnonzero(np.linalg.norm(clear - xyz, axis=1) > MOVED_DIAMETERS * image.diameter_nm)
-    if not far.size:
-        return clear, necks
-    necks = _measured_again(necks, image, clear, far, dask=dask)
-    return centres_beside_necks(image, clear, template, necks, dask=dask), necks
+    if far.size:
+        necks = _measured_again(necks, image, clear, far, dask=dask)
+    if far.size or scale > LAST_SCALES[0]:
+        clear = centres_beside_necks(image, clear, template, necks, scale=scale, dask=dask)
+    return clear, necks, scale
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    """Of many rows of dots as many as tell what all are like."""
+    return rows[:: max(1, len(rows) // SOME_DOTS)]
 
 
 def _measured_again(necks: pd.DataFrame, image: BodyImage, xyz: np.ndarray, of: np.ndarray, *, dask) -> pd.DataFrame:
@@ -228,7 +247,14 @@ def _measured_again(necks: pd.DataFrame, image: BodyImage, xyz: np.ndarray, of: 
 
 
 def _brought_back(
-    image: BodyImage, xyz: np.ndarray, template: Template, inner: np.ndarray, necks: pd.DataFrame, *, dask: str | None
+    image: BodyImage,
+    xyz: np.ndarray,
+    template: Template,
+    inner: np.ndarray,
+    necks: pd.DataFrame,
+    scale: float,
+    *,
+    dask: str | None,
 ) -> np.ndarray:
     """Centres found again from where the mean of the inner dots lies, of those that lie far from there: a dot with a
     neck as thick as its facet is its own mirror image about a second point as well, up to a nanometre off. Fewer of its
@@ -242,7 +268,7 @@ def _brought_back(
     found = xyz.copy()
     found[doubtful] = laid[doubtful]
     anew = _measured_again(necks, image, found, doubtful, dask=dask)
-    found = centres_beside_necks(image, found, template, anew, of=doubtful, dask=dask)
+    found = centres_beside_necks(image, found, template, anew, scale=scale, of=doubtful, dask=dask)
     vague, vague_anew = (
         vagueness_beside_necks(image, at, template, joints, of=doubtful, dask=dask).max(axis=1)
         for at, joints in ((xyz, necks), (found, anew))
@@ -321,9 +347,10 @@ def half_set_sigmas(
     axis = np.median(start[:, :2], axis=0)
     necks = near_necks(even, start, dask=dask)  # where they are, one half tells well enough for both
     whole = np.flatnonzero(~cut)
+    scale = scale_beside_necks(even, start, template, necks, of=_some(whole), dask=dask)
     ends, known = [], []
     for half in (even, odd):
-        end = centres_beside_necks(half, start, template, necks, dask=dask)
+        end = centres_beside_necks(half, start, template, necks, scale=scale, dask=dask)
         known.append(vagueness_beside_necks(half, end, template, necks, of=whole, dask=dask) ** -2)
         if cut.any() and not cut.all():
             mean, end[cut] = mean_dot(half, end[~cut]), start[cut]
@@ -365,7 +392,7 @@ def _lopsided(
     dask: str | None,
 ) -> np.ndarray:
     """(3,) how far whole dots are off, nm, for not being their own mirror images."""
-    some = whole[:: max(1, len(whole) // LOPSIDED_DOTS)]
+    some = _some(whole)
     if not len(some):
         return np.zeros(3)
     first, second = (

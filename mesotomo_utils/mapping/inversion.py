@@ -94,6 +94,15 @@ class Inversion:
         """(N,) fraction of the facets, squared gradients, that are their own mirror image about the (N, 3) points."""
         return to_numpy(self._weights(self._odd(at), scale) @ self._facets / self._facets.sum())
 
+    def unevenness(self, at: np.ndarray, clear: np.ndarray) -> np.ndarray:
+        """(N,) root mean square of the odd part over the facets, squared gradients, for (N, 3) points.
+
+        In body contrasts; ``clear`` of :meth:`beside`.
+        """
+        facets = self._facets * clear
+        square = (facets * self._odd(at) ** 2).sum(axis=1)
+        return to_numpy(self._xp.sqrt(square / self._xp.maximum(facets.sum(axis=1), 1e-12)))
+
     def vagueness(self, at: np.ndarray, scale: float, clear: np.ndarray | None = None) -> np.ndarray:
         """How much less is known of the centres at (N, 3) points than of a dot that is all its own mirror image.
 
