@@ -1,12 +1,14 @@
 """Figures of the lattice: what they say, also where there is nothing to show."""
 
+from itertools import pairwise
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 
 from mesotomo_utils import lattice
-from mesotomo_utils.visualization import figures, lattice_figures, orientation_figures
+from mesotomo_utils.visualization import figures, lattice_figures, mapping_figures, orientation_figures
 
 mpl.use("agg")
 RADII = {"111": 2.83, "200": 3.27, "220": 4.62}
@@ -110,3 +112,15 @@ def test_sigma_maps_colour_every_dot_by_its_own_error():
     assert len(exact.axes[0].collections[0].get_offsets()) == 30, "no logarithm: drawn as unknown"
     blank = orientation_figures.sigma_maps(dots.assign(sigma_deg=np.nan))
     assert len(blank.axes) == 5  # one colour bar
+
+
+@pytest.mark.parametrize("deviation_nm", [0.0007, 0.007, 0.0225, 0.9])
+def test_the_ticks_of_half_set_differences_do_not_run_into_each_other(deviation_nm):
+    figures.use_style()
+    drawn = np.random.default_rng(0).normal(0, deviation_nm, (200, 3))
+    fig = mapping_figures.half_set_differences(pd.DataFrame(drawn, columns=["dx_nm", "dy_nm", "dz_nm"]))
+    fig.canvas.draw()
+    for ax in fig.axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+        assert len(boxes) >= 3
+        assert not any(box.overlaps(other) for box, other in pairwise(boxes))

@@ -105,6 +105,7 @@ def half_set_differences(differences: pd.DataFrame) -> Figure:
         for side in (-1, 1):
             ax.axvline(side * deviation[f"d{axis}_nm"], color=figures.PALETTE[3], lw=0.8)
         ax.set(xlabel=f"even − odd along {axis} (nm)")
+        ax.locator_params(axis="x", nbins=4)  # labels of thousandths are wide
     axes[0, 0].set_ylabel("dots")
     figures.panel_labels(axes)
     return fig
