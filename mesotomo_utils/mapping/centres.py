@@ -225,8 +225,8 @@ def _without_necks(
     """
     necks = near_necks(image, xyz, dask=dask)
     clear = centres_beside_necks(image, xyz, template, necks, dask=dask)
-    inner = np.flatnonzero(~on_rim(clear, image.diameter_nm))
-    scale = scale_beside_necks(image, clear, template, necks, of=_some(inner), dask=dask)
+    inner = _inner(on_rim(clear, image.diameter_nm), np.zeros(len(clear)))
+    scale = scale_beside_necks(image, clear, template, necks, of=_some(np.flatnonzero(inner)), dask=dask)
     far = np.flatnonzero(np.linalg.norm(clear - xyz, axis=1) > MOVED_DIAMETERS * image.diameter_nm)
     if far.size:
         necks = _measured_again(necks, image, clear, far, dask=dask)
