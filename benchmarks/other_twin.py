@@ -56,10 +56,10 @@ SAMPLE = """\
 name: {name}
 tilt_series: series.mrc
 tilt_angles: series.rawtlt
-pixel_nm: 0.07
+pixel_nm: {pixel}
 tilt_axis: vertical
 film_bottom: low_z
-material: {{name: PbSe, lattice_nm: 0.612, structure: rocksalt}}
+material: {{name: PbSe, lattice_nm: {lattice}, structure: rocksalt}}
 quantum_dot: {{diameter_nm: 5.0}}
 """
 
@@ -268,7 +268,7 @@ def simulate(name: str, folder: Path, *, dots: int, layers: int) -> None:
     for each in (given := folder / "input", truth := folder / "truth"):
         each.mkdir(parents=True, exist_ok=True)
     save_tilt_series(given / "series.mrc", TiltSeries(images, nominal, PIXEL_NM, name=name))
-    (given / "sample.yaml").write_text(SAMPLE.format(name=name))
+    (given / "sample.yaml").write_text(SAMPLE.format(name=name, pixel=PIXEL_NM, lattice=PBSE_NM))
     true = true[true["fraction_inside"] > 0]
     true.to_csv(truth / "dots.csv", index=False)
     there = necks[["qd_1", "qd_2"]].isin(set(true["qd"])).all(axis=1)

@@ -161,10 +161,8 @@ def scale_beside_necks(
     def measure(inversion: Inversion, points: np.ndarray, beside: np.ndarray) -> np.ndarray:
         return inversion.unevenness(points, beside)
 
-    if not len(np.arange(len(xyz_nm))[of]):
-        return LAST_SCALES[0]
-    uneven = float(np.median(_inverted(measure, image, xyz_nm, template, necks, of, dask=dask)))
-    return float(np.clip(LAST_SCALE_SHARE * uneven, *LAST_SCALES))
+    uneven = _inverted(measure, image, xyz_nm, template, necks, of, dask=dask)
+    return float(np.clip(LAST_SCALE_SHARE * float(np.median(uneven)), *LAST_SCALES)) if len(uneven) else LAST_SCALES[0]
 
 
 def lopsided_beside_necks(

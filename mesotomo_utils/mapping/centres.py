@@ -80,7 +80,7 @@ BLUR_POWER = 4.0
 #: The same of a recentred dot.
 RECENTRED_DIAMETERS = (0.0165, 0.0165, 0.011)
 #: What lopsided dots are off, over how far their centres move with the weight of what they have on one side only
-#: (:func:`~.centre_fits.lopsided_beside_necks`): on cubes with islands on their facets, with necks and without.
+#: (:func:`~.centre_fits.lopsided_beside_necks`): chosen on q1 and q2 of benchmarks/other_twin.py.
 LOPSIDED_SHARE = 1.3
 #: Dots that are their own mirror images move up to so many diameters, for streaks and necks: that much is taken off.
 LOPSIDED_LEAST_DIAMETERS = 0.0008
