@@ -159,9 +159,10 @@ if image is not None:
 # (panel b), so many whole dots on the rim bear it. It says which dots a cautious analysis leaves out, not how many
 # are cut. As *whole* we count dots with at most a tenth of the core missing (`whole_lacks`).
 #
-# What is left of a cut dot has its middle further in than the dot had. Where more than 4 % of the core is gone, the
-# inner side of the mean dot is laid over it by robust least squares: that gives the centre before the cut. From there its
-# necks are measured, and it is done again without them.
+# What is left of a cut dot has its middle further in than the dot had. Where more than 5 % of the core is gone, and more
+# than all but one in a hundred of the dots off the rim lack by their shape, the inner side of the mean dot is laid over it
+# by robust least squares: that gives the centre before the cut. From there its necks are measured, and it is done again
+# without them.
 
 # %%
 if image is not None:
