@@ -356,13 +356,22 @@ def test_what_is_shared_out_among_threads_is_that_of_one_piece(monkeypatch: pyte
     assert np.array_equal(template._maxima(values, lowest), inner)
 
 
+def test_splines_are_read_as_scipy_reads_them_beyond_the_volume_too():
+    rng = np.random.default_rng(3)
+    values, points = rng.normal(size=(20, 21, 22)).astype(np.float32), rng.uniform(-20, 20, (500, 3))
+    sampler = sampling.Sampler(values, 0.25)
+    index = sampling.to_index(points, values.shape, 0.25)
+    expected = ndimage.map_coordinates(np.pad(values, 24, mode="edge"), index.T + 24, order=3, mode="nearest")
+    np.testing.assert_allclose(sampler.points(points), expected, atol=1e-5)
+
+
 def test_patches_equal_points():
     rng = np.random.default_rng(0)
     sampler = sampling.Sampler(rng.normal(size=(20, 21, 22)).astype(np.float32), 0.25)
     centre = np.array([[0.31, -0.17, 0.05]])
     patch = sampler.patches(centre, 2)
     points = centre + sampling.offsets_nm(2, 0.25).reshape(-1, 3)
-    np.testing.assert_allclose(patch.ravel(), sampler.points(points), atol=1e-4)
+    np.testing.assert_allclose(patch.ravel(), sampler.points(points), atol=1e-5)
 
 
 def test_rigid_motion_sets_outliers_aside():

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from mesotomo_utils.backend import cpu_count, get_array_module, resolve_device, to_device, to_numpy
 from mesotomo_utils.distribute import chunk_depth, each_item, map_items
+from mesotomo_utils.mapping import splines
 
 #: A Gaussian is cut off where it has fallen to 3e-4 of its height.
 _CUT_SIGMAS = 4.0
@@ -160,11 +161,16 @@ class Sampler:
         limit = np.asarray(self._coefficients.shape) - (size + 3)
         corner = np.clip(base - half - 1, 0, limit)
         xp = get_array_module(self._there)
+        if xp is np:
+            boxes = np.empty((len(index), size, size, size), np.float32)
+            splines.read_boxes(self._there, corner, fraction, boxes)
+            return boxes
         blocks = xp.empty((len(index), size + 3, size + 3, size + 3), np.float32)
         for n, (z, y, x) in enumerate(corner.tolist()):
             blocks[n] = self._there[z : z + size + 3, y : y + size + 3, x : x + size + 3]
         for axis in range(3):
-            weights = xp.asarray(_cubic_weights(fraction[:, axis])[:, :, None, None, None])
+            weights = splines.cubic_weights(fraction[:, axis].astype(np.float32))
+            weights = xp.asarray(np.stack(weights)[:, :, None, None, None])
             parts = [blocks[(slice(None),) * (axis + 1) + (slice(s, s + size),)] for s in range(4)]
             blocks = weights[0] * parts[0]
             term = xp.empty_like(blocks)
@@ -174,8 +180,9 @@ class Sampler:
 
     def points(self, xyz_nm) -> np.ndarray:
         """(N,) float32 values at (N, 3) points, nm."""
-        index = to_index(xyz_nm, self.shape, self.step_nm) + self._pad
-        return ndimage.map_coordinates(self._coefficients, index.T, order=3, prefilter=False, mode="nearest")
+        values = np.empty(len(xyz_nm), np.float32)
+        splines.read_points(self._coefficients, to_index(xyz_nm, self.shape, self.step_nm) + self._pad, values)
+        return values
 
 
 def _spline_coefficients(values: np.ndarray) -> np.ndarray:
@@ -188,13 +195,6 @@ def _spline_coefficients(values: np.ndarray) -> np.ndarray:
         parts = np.array_split(values, cpu_count(), axis=1 if axis == 0 else 0)
         map_items(partial(along, axis), parts)
     return values
-
-
-def _cubic_weights(t: np.ndarray) -> np.ndarray:
-    """(4, N) weights of the cubic B-spline for the fractional offsets t in [0, 1)."""
-    return np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]).astype(
-        np.float32
-    ) / np.float32(6)
 
 
 def offsets_nm(half: int, step_nm: float) -> np.ndarray:
