@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.transform import Rotation
 
+from mesotomo_utils import lattice
 from mesotomo_utils.tomography.tilt_series import TiltSeries, save_tilt_series
 from mesotomo_utils.twin import compare
 
@@ -39,12 +40,18 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "q2": {"seed": 7102, "dots": 590, "cell": (5.97, 5.75, 5.76, 92, 89, 100), "base": "C", "cap": "C"},
     "q3": {"seed": 7103, "dots": 560, "cell": (6.10, 5.80, 6.45, 103, 87, 93), "base": "C", "cap": "Pt"},
     "q4": {"seed": 7104, "dots": 570, "cell": (6.25, 6.05, 5.85, 95, 94, 99), "base": "C", "cap": "C", "even": True},
+    "q5": {"seed": 7105, "dots": 560, "cell": (6.60, 5.55, 5.50, 105, 86, 104), "base": "Si", "cap": "Pt", "even": True}
+    | {"gap": 0.55, "given": 4.4},
+    "q6": {"seed": 7106, "dots": 600, "cell": (6.05, 5.50, 6.60, 85, 94, 86), "base": "C", "cap": "Pt", "even": True}
+    | {"gap": 0.55, "given": 5.8},
 }
-"""``even``: corners and edges cut alike, whole facets; only the planes of atoms make such dots a little lopsided."""
+"""``even``: corners and edges cut alike, whole facets; only the planes of atoms make such dots a little lopsided.
+``gap``: least between the faces of two neighbours, nm: where they would be nearer, both give way. At 0.35, half of what
+atomic planes are apart in a solid, many facets touch. ``given``: rough diameter in the sample file, nm."""
 PBSE_NM, PT_NM, PIXEL_NM, ELECTRONS, GAIN = 0.612, 0.392, 0.07, 400.0, 30.0
 WEIGHT = {name: z**1.7 for name, z in {"Pb": 82, "Se": 34, "Pt": 78, "C": 6, "Si": 14}.items()}
 PER_NM3 = {"C": 100.0, "Si": 50.0, "points": 12.0, "filling": 25.0}
-GAP_NM = 0.35  # least between the faces of two neighbours: where they would be nearer, both give way
+GAP_NM, DIAMETER_NM = 0.35, 5.0  # where the sample has none of its own
 NORMALS = np.array([n for n in product((-1, 0, 1), repeat=3) if any(n)])
 KIND = np.abs(NORMALS).sum(axis=1)  # 1: faces, 2: edges, 3: corners, and how deep they are cut
 DEPTHS_NM = np.array([(0.0, 0.0), (0.1, 0.6), (0.3, 1.2)])
@@ -60,7 +67,7 @@ pixel_nm: {pixel}
 tilt_axis: vertical
 film_bottom: low_z
 material: {{name: PbSe, lattice_nm: {lattice}, structure: rocksalt}}
-quantum_dot: {{diameter_nm: 5.0}}
+quantum_dot: {{diameter_nm: {diameter}}}
 """
 
 
@@ -71,7 +78,7 @@ def smooth(rng: Rng, place: Array) -> Array:
     return (field - field.mean(axis=0)) / field.std(axis=0)
 
 
-def make_sites(rng: Rng, cell: tuple[float, ...], layers: int, reach_nm: float) -> dict[str, Any]:
+def make_sites(rng: Rng, cell: tuple[float, ...], layers: int, reach_nm: float, gap_nm: float) -> dict[str, Any]:
     """Indices, places (nm), orientations (columns: [100], [010], [001] in the lab) and neighbours of all dots.
 
     None is farther than ``reach_nm`` from the tilt axis. ``half`` (N, 3, 2) has the distances of a dot's faces
@@ -81,6 +88,7 @@ def make_sites(rng: Rng, cell: tuple[float, ...], layers: int, reach_nm: float) 
     film = (Rotation.from_rotvec([*np.deg2rad(rng.normal(0, 2, 2)), 0]) * azimuth).as_matrix()
     alpha, beta, gamma = np.cos(np.deg2rad(cell[3:]))
     V = film @ np.linalg.cholesky([[1, gamma, beta], [gamma, 1, alpha], [beta, alpha, 1]]).T * np.array(cell[:3])
+    V = V @ lattice.axes_by_rule(V)
     index = np.stack(np.meshgrid(*[np.arange(-14, 15)] * 2, np.arange(layers), indexing="ij"), -1).reshape(-1, 3)
     place = (index - [0, 0, (layers - 1) / 2] + [*rng.uniform(size=2), 0]) @ V.T
     kept = (np.hypot(*place[:, :2].T) < reach_nm) & (rng.random(len(place)) > 0.015)  # the others: vacancies
@@ -98,7 +106,7 @@ def make_sites(rng: Rng, cell: tuple[float, ...], layers: int, reach_nm: float) 
     half = np.repeat(rng.uniform(4.3, 5.5, (len(place), 3, 1)) / 2, 2, axis=2)
     apart = place[other] - place[one]
     along = np.minimum(*(np.einsum("ni,ni->n", apart, R[n, :, axis]) for n in (one, other)))
-    lacking = np.maximum(GAP_NM + half[one, axis, 1] + half[other, axis, 0] - along, 0)
+    lacking = np.maximum(gap_nm + half[one, axis, 1] + half[other, axis, 0] - along, 0)
     half[one, axis, 1] -= lacking / 2
     half[other, axis, 0] -= lacking / 2
     return {"index": index, "place": place, "R": R, "pairs": pairs.T, "half": half, "V": V, "normal": film[:, 2]}
@@ -247,7 +255,7 @@ def simulate(name: str, folder: Path, *, dots: int, layers: int) -> None:
     area = np.prod(sample["cell"][:2]) * np.sin(np.deg2rad(sample["cell"][5]))
     radius = np.sqrt(dots * area / (0.985 * layers * np.pi)) + 1.6
     needle = np.array([*rng.normal(0, 0.7, 2), radius])
-    sites = make_sites(rng, sample["cell"], layers, radius + 5)
+    sites = make_sites(rng, sample["cell"], layers, radius + 5, sample.get("gap", GAP_NM))
     necks = make_necks(rng, sites)
     places, weights, true = grow_dots(rng, sites, necks, needle, even=sample.get("even", False))
     around, faint = surround(rng, sample, needle, sites["normal"], places)
@@ -268,7 +276,8 @@ def simulate(name: str, folder: Path, *, dots: int, layers: int) -> None:
     for each in (given := folder / "input", truth := folder / "truth"):
         each.mkdir(parents=True, exist_ok=True)
     save_tilt_series(given / "series.mrc", TiltSeries(images, nominal, PIXEL_NM, name=name))
-    (given / "sample.yaml").write_text(SAMPLE.format(name=name, pixel=PIXEL_NM, lattice=PBSE_NM))
+    known = {"name": name, "pixel": PIXEL_NM, "lattice": PBSE_NM, "diameter": sample.get("given", DIAMETER_NM)}
+    (given / "sample.yaml").write_text(SAMPLE.format(**known))
     true = true[true["fraction_inside"] > 0]
     true.to_csv(truth / "dots.csv", index=False)
     there = necks[["qd_1", "qd_2"]].isin(set(true["qd"])).all(axis=1)

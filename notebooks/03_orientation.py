@@ -67,11 +67,12 @@ centres.head()
 # must be named.
 
 # %%
-grain = results.read_json(run_dir, "superlattice.json")["grains"][0]
+superlattice = results.read_json(run_dir, "superlattice.json")
+grain = superlattice["grains"][0]
 V = np.column_stack([grain[axis] for axis in "ABC"])
 lattice_nm = description.material.lattice_nm if description.material else None
 possible, reason = orientation.visible_in_principle(lattice_nm, voxel_nm)
-diameter_nm = description.quantum_dot.diameter_nm
+diameter_nm = superlattice["dot_diameter_nm"]  # the sample's, or what 02 found instead
 window = window_nm or orientation.default_window_nm(diameter_nm)
 print(reason or f"a = {lattice_nm} nm, voxels of {voxel_nm:.4f} nm, window of {window:.2f} nm")
 pd.DataFrame(V, index=["x", "y", "z"], columns=["A (nm)", "B (nm)", "C (nm)"]).round(3)

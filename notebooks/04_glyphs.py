@@ -80,8 +80,8 @@ dots.head()
 # neighbours: diameter 0 where none was found, empty where none was looked for.
 
 # %%
-grains = results.read_json(run_dir, "superlattice.json")["grains"]
-grain = next(g for g in grains if g["grain"] == dots["grain"].iloc[0])
+superlattice = results.read_json(run_dir, "superlattice.json")
+grain = next(g for g in superlattice["grains"] if g["grain"] == dots["grain"].iloc[0])
 cell = np.column_stack([grain[axis] for axis in "ABC"])
 print({name: round(value, 3) for name, value in lattice.cell_parameters(cell).items()})
 pairs = dot_tables.neighbour_pairs(dots)
@@ -104,15 +104,15 @@ pairs.groupby("axis")["diameter_nm"].describe().round(2)
 # likewise $o_B$ and $o_C$. $R_\mathrm{mono}$ maximises $(o_A + o_B + o_C)/3$ over all rotations. The paper's SI is not
 # public, so this reading of it is ours.
 #
-# **The facet.** Where the sample gives the diameter $d$ of a dot, $f$ is the edge of the cube of equal
-# volume, $f = (\pi/6)^{1/3} d$. Where it does not, $d$ is the shortest distance between neighbours: spheres
+# **The facet.** Where the sample gives the diameter $d$ of a dot, or step 02 has found another, $f$ is the edge of the
+# cube of equal volume, $f = (\pi/6)^{1/3} d$. Where not, $d$ is the shortest distance between neighbours: spheres
 # that touch.
 
 # %%
-known_size = given.quantum_dot is not None
-diameter_nm = given.quantum_dot.diameter_nm if known_size else np.linalg.norm(cell, axis=0).min()
+known_size = superlattice["dot_diameter_nm"] is not None
+diameter_nm = superlattice["dot_diameter_nm"] if known_size else np.linalg.norm(cell, axis=0).min()
 facet = facet_nm or cofacial.facet_edge(diameter_nm)
-print(f"dot {diameter_nm:.2f} nm ({'from the sample' if known_size else 'from the cell'}), facet {facet:.2f} nm")
+print(f"dot {diameter_nm:.2f} nm ({'from step 02' if known_size else 'from the cell'}), facet {facet:.2f} nm")
 
 # %% [markdown]
 # **A case whose answer is known.** In a cubic cell the cubes stand along the axes, face to face.

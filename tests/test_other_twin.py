@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from mesotomo_utils import lattice
 from mesotomo_utils.tomography.tilt_series import load_tilt_series
 
 pytestmark = pytest.mark.slow  # numba compiles the projection
@@ -29,6 +30,12 @@ def test_an_atom_appears_where_the_conventions_say(other_twin):
         row, column = np.argwhere(image)[0]
         assert abs((row - 30) * pixel - (z + down)) <= pixel / 2
         assert abs((column - 35) * pixel - (x * np.cos(angle) + y * np.sin(angle) + across)) <= pixel / 2
+
+
+def test_its_cells_are_named_by_the_rule(other_twin):
+    for sample in other_twin.SAMPLES.values():  # that of q6 was asked for with alpha = 85 degrees
+        sites = other_twin.make_sites(np.random.default_rng(1), sample["cell"], 3, 12.0, 0.5)
+        np.testing.assert_array_equal(lattice.axes_by_rule(sites["V"]), np.eye(3))
 
 
 def test_a_small_twin_keeps_its_truth_apart(other_twin, tmp_path):

@@ -238,13 +238,14 @@ def describe(
     *,
     film_bottom: str,
     at_edge=None,
+    dot_diameter_nm: float | None = None,
 ) -> dict:
     """Everything that ``superlattice.json`` holds.
 
     Returns
     -------
     ``{"grains": [{"grain", "n_dots", a_nm … gamma_deg as from :func:`fit_cell`, "A", "B", "C", "n"
-    (lab vectors, nm; n a unit vector)}], "layers": of the largest grain, "film_bottom"}``.
+    (lab vectors, nm; n a unit vector)}], "layers": of the largest grain, "film_bottom", "dot_diameter_nm": as given}``.
     """
     xyz = np.asarray(xyz_nm, float)
     grains = []
@@ -256,7 +257,7 @@ def describe(
         normal = film_normal(vectors).tolist()
         grains.append({"grain": number, "n_dots": len(rows), **cell, **lab, "n": normal})
     layers = int(lattice.index(0)[:, 2].max()) + 1 if lattice.vectors else 0
-    return {"grains": grains, "layers": layers, "film_bottom": film_bottom}
+    return {"grains": grains, "layers": layers, "film_bottom": film_bottom, "dot_diameter_nm": dot_diameter_nm}
 
 
 # --- pairs and defects -----------------------------------------------------------------------

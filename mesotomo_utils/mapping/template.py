@@ -108,6 +108,11 @@ class Template:
     step_nm: float
 
     @property
+    def edge_nm(self) -> float:
+        """Edge of the cube that what is in the body would fill, nm: no blur changes that."""
+        return float(((self.body * self.values.clip(0, 1)).sum() * self.step_nm**3) ** (1 / 3))
+
+    @property
     def facet_width_nm(self) -> float:
         """How far the blurred facets reach: the body's contrast over the steepest slope, nm; √(2π) times the standard
         deviation of a Gaussian blur. One slope in a thousand may be steeper, by noise.
