@@ -34,6 +34,7 @@ they are 0.04 to 0.09 nm.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -43,7 +44,6 @@ import pandas as pd
 from mesotomo_utils.mapping.centres import RECENTRED_DIAMETERS
 from mesotomo_utils.mapping.dot_table import SIGMA
 from mesotomo_utils.twin.compare import compare_if_twin
-from mesotomo_utils.workflow.sample import load_sample
 
 
 def judge(run_dir: Path) -> pd.DataFrame:
@@ -51,7 +51,7 @@ def judge(run_dir: Path) -> pd.DataFrame:
     dots = compare_if_twin(run_dir)[1]
     rows = []
     if "sigma_deg" in dots and "sigma_x_nm" in dots:
-        diameter_nm = load_sample(run_dir / "input" / "sample.yaml").quantum_dot.diameter_nm
+        diameter_nm = json.loads((run_dir / "superlattice.json").read_text())["dot_diameter_nm"]
         recentred = (dots[list(SIGMA)] >= diameter_nm * np.array(RECENTRED_DIAMETERS)).all(axis=1)
         for kind, some in {"whole": dots[dots["whole"]], "recentred": dots[recentred]}.items():
             row = {"run": run_dir.name, "dots": kind, "n": len(some)}

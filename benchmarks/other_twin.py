@@ -11,7 +11,7 @@ What it has and our twin has not: cubes of unequal edges, corners and edges cut 
 are islands, lattices that begin anywhere in a dot, necks of three shapes beside the line of centres, an amorphous base,
 cap, shell and filling, Pt grains, a background that slopes, a detector that saturates. Its dots are lopsided: a true
 centre is the centre of mass of the body (Z^1.7) as grown, without necks and before the needle was cut; ``dots.csv`` has
-the middle between the outermost planes as well. numba is there because orix needs it.
+the middle between the outermost planes as well.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.55, "given": 5.8},
 }
 """``even``: corners and edges cut alike, whole facets; only the planes of atoms make such dots a little lopsided.
-``gap``: least between the faces of two neighbours, nm: where they would be nearer, both give way. At 0.35, half of what
-atomic planes are apart in a solid, many facets touch. ``given``: rough diameter in the sample file, nm."""
+``gap``: least between the faces of two neighbours, nm: where they would be nearer, both give way. At 0.35 they are
+hardly farther apart than planes of atoms, 0.31, and as good as touch. ``given``: the sample file's diameter, nm."""
 PBSE_NM, PT_NM, PIXEL_NM, ELECTRONS, GAIN = 0.612, 0.392, 0.07, 400.0, 30.0
 WEIGHT = {name: z**1.7 for name, z in {"Pb": 82, "Se": 34, "Pt": 78, "C": 6, "Si": 14}.items()}
 PER_NM3 = {"C": 100.0, "Si": 50.0, "points": 12.0, "filling": 25.0}

@@ -84,20 +84,19 @@ print(f"{description.name} enters as {description.enters_as}; the film's bottom 
 # as the paper does it. The mean is made symmetric under inversion, which keeps it from drifting towards the side
 # where the necks happen to be thicker.
 #
-# The sample gives the diameter $d$ of a dot roughly; what the mean dot holds is the volume that a dot has, and blur does
-# not change it. If $d$ is not within 6 % of 1.05 times the edge of a cube of that volume, all is done again with this
-# diameter.
+# The sample gives the diameter $d$ of a dot roughly; what the mean dot holds is the volume that a dot has, and blur
+# hardly changes it. If $d$ is not within 6 % of 1.05 times the edge of a cube of that volume, all is done again with
+# that diameter, until it settles.
 
 # %%
 image, template = None, None
 diameter_nm = description.quantum_dot.diameter_nm if description.quantum_dot else None
 if not from_table:
     tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
-    picture = {"device": device, "dask": dask}
+    at = {"device": device, "dask": dask}
     image, template = dot_size.image_of_dots(
-        tomogram.data, tomogram.voxel_nm, diameter_nm=diameter_nm, angles_deg=tomogram.angles_deg, **picture
+        tomogram.data, tomogram.voxel_nm, diameter_nm=diameter_nm, angles_deg=tomogram.angles_deg, **at
     )
-    picture["diameter_nm"] = image.diameter_nm
     print(f"{tomogram.shape} voxels of {tomogram.voxel_nm:.4f} nm → {image.values.shape} of {image.step_nm:.3f} nm")
     print(f"the mean dot fills a cube of {template.edge_nm:.2f} nm; the sample says {diameter_nm} nm, "
           f"{image.diameter_nm:.2f} nm are taken")  # fmt: skip
@@ -160,7 +159,7 @@ if image is not None:
     results.save_figure(fig, run_dir, "correlation_picks", near[["u_nm", "v_nm", "score", "at_edge"]])
 
 # %% [markdown]
-# A dot on the rim is flagged `at_edge` where more than 1.5 % of its core is missing; the core is the mask less 0.06
+# A dot on the rim is flagged `at_edge` where more than 1 % of its core is missing; the core is the mask less 0.06
 # diameters. The flag is liberal on purpose: noise and size alone leave up to 4 % missing deep inside the needle
 # (panel b), so many whole dots on the rim bear it. It says which dots a cautious analysis leaves out, not how many
 # are cut. As *whole* we count dots with at most a tenth of the core missing (`whole_lacks`).
@@ -219,7 +218,7 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 halves, differences = (), pd.DataFrame(columns=["dx_nm", "dy_nm", "dz_nm"], dtype=float)
 if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") for name in ("even", "odd")):
     files = [open_tomogram(results.path(run_dir, f"half_{name}.ome.zarr")) for name in ("even", "odd")]
-    halves = [templates.body_image(file.data, file.voxel_nm, **picture) for file in files]
+    halves = [templates.body_image(file.data, file.voxel_nm, diameter_nm=diameter_nm, **at) for file in files]
     halves = [missing_wedge.fill_wedge(half, file.angles_deg) for half, file in zip(halves, files, strict=True)]
     sigmas, differences = centres.half_set_sigmas(found, *halves, template, dask=dask)
     wedge_nm = missing_wedge.wedge_sigmas(found, image, template, tomogram.angles_deg)
@@ -437,7 +436,7 @@ for name in superlattice.CELL:
         results.value(name, found_cell["value"], unit, sigma=found_cell["sigma"], interval_95=ends_95, n=main["n_dots"])
     )
 edge_nm = None if template is None else template.edge_nm
-values.append(results.value("dot_edge_nm", edge_nm, "nm", n=len(table), reason="no tomogram"))
+values.append(results.value("dot_edge_nm", edge_nm, "nm", reason="no tomogram"))
 for axis in "xyz":
     typical = table[f"sigma_{axis}_nm"].median()
     values.append(results.value(f"centre_sigma_{axis}_nm", typical, "nm", n=len(table), reason="no half sets"))

@@ -104,15 +104,16 @@ pairs.groupby("axis")["diameter_nm"].describe().round(2)
 # likewise $o_B$ and $o_C$. $R_\mathrm{mono}$ maximises $(o_A + o_B + o_C)/3$ over all rotations. The paper's SI is not
 # public, so this reading of it is ours.
 #
-# **The facet.** Where the sample gives the diameter $d$ of a dot, or step 02 has found another, $f$ is the edge of the
-# cube of equal volume, $f = (\pi/6)^{1/3} d$. Where not, $d$ is the shortest distance between neighbours: spheres
-# that touch.
+# **The facet.** Where the sample gives the diameter $d$ of a dot, or step 02 has found another, $f = (\pi/6)^{1/3} d$:
+# the edge of the cube that has the volume of a ball of that diameter. Where not, $d$ is the shortest distance between
+# neighbours: balls that touch. Below, other facets are tried; the edge that step 02 measures, `dot_edge_nm`, can be given
+# as `facet_nm`.
 
 # %%
 known_size = superlattice["dot_diameter_nm"] is not None
 diameter_nm = superlattice["dot_diameter_nm"] if known_size else np.linalg.norm(cell, axis=0).min()
 facet = facet_nm or cofacial.facet_edge(diameter_nm)
-print(f"dot {diameter_nm:.2f} nm ({'from step 02' if known_size else 'from the cell'}), facet {facet:.2f} nm")
+print(f"dot {diameter_nm:.2f} nm ({'given or found by 02' if known_size else 'from the cell'}), facet {facet:.2f} nm")
 
 # %% [markdown]
 # **A case whose answer is known.** In a cubic cell the cubes stand along the axes, face to face.

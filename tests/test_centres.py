@@ -341,8 +341,8 @@ def test_what_is_shared_out_among_threads_is_that_of_one_piece(monkeypatch: pyte
     """Slabs of the low-pass, lines of the spline filter, and maxima found by their nearest neighbours first."""
     rng = np.random.default_rng(4)
     values = ndimage.gaussian_filter(rng.normal(size=(40, 41, 42)), 1.2).astype(np.float32)
-    sampler = sampling.Sampler(values, 0.25, pad=3)
-    whole = ndimage.spline_filter(np.pad(values, 3, mode="edge"), order=3, output=np.float32)
+    sampler = sampling.Sampler(values, 0.25)
+    whole = ndimage.spline_filter(np.pad(values, 24, mode="edge"), order=3, output=np.float32)
     assert np.allclose(sampler._coefficients, whole, atol=1e-6)
 
     coarse = sampling.coarsen(values, 0.1, step_nm=0.23, sigma_nm=0.2)
@@ -363,15 +363,16 @@ def test_splines_are_read_as_scipy_reads_them_beyond_the_volume_too():
     index = sampling.to_index(points, values.shape, 0.25)
     expected = ndimage.map_coordinates(np.pad(values, 24, mode="edge"), index.T + 24, order=3, mode="nearest")
     np.testing.assert_allclose(sampler.points(points), expected, atol=1e-5)
+    assert len(sampler.points(np.array([[np.nan, np.inf, -np.inf]]))) == 1
 
 
 def test_patches_equal_points():
     rng = np.random.default_rng(0)
     sampler = sampling.Sampler(rng.normal(size=(20, 21, 22)).astype(np.float32), 0.25)
-    centre = np.array([[0.31, -0.17, 0.05]])
-    patch = sampler.patches(centre, 2)
-    points = centre + sampling.offsets_nm(2, 0.25).reshape(-1, 3)
-    np.testing.assert_allclose(patch.ravel(), sampler.points(points), atol=1e-5)
+    centres = np.array([[0.31, -0.17, 0.05], [2.7, -2.5, 2.4]])  # in the middle, and in a corner
+    patches = sampler.patches(centres, 11)
+    points = centres[:, None] + sampling.offsets_nm(11, 0.25).reshape(-1, 3)
+    np.testing.assert_allclose(patches.reshape(2, -1), sampler.points(points.reshape(-1, 3)).reshape(2, -1), atol=1e-5)
 
 
 def test_rigid_motion_sets_outliers_aside():

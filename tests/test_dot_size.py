@@ -26,7 +26,7 @@ def test_a_diameter_near_that_of_the_dots_is_taken_as_it_is(film: ModelFilm) -> 
     assert mean.edge_nm == pytest.approx(EDGE_NM, rel=0.04)
 
 
-@pytest.mark.parametrize("given_nm", [3.5, 4.2, 6.5, 7.5])
+@pytest.mark.parametrize("given_nm", [3.5, 4.2, 6.5, 8.5])
 def test_a_rough_diameter_gives_the_picture_of_a_good_one(film: ModelFilm, given_nm: float) -> None:
     image, _ = dot_size.image_of_dots(film.volume, film.voxel_nm, diameter_nm=given_nm)
     assert image.diameter_nm == pytest.approx(5.0, rel=0.06)

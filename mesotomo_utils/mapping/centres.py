@@ -48,7 +48,7 @@ from mesotomo_utils.mapping.template import (
 from mesotomo_utils.mapping.tilt_errors import without_strain
 
 #: A dot on the rim with more than this fraction of its core missing is cut by the needle's edge.
-MISSING_CORE = 0.015
+MISSING_CORE = 0.01
 #: With more than this missing, and more than this share of the dots off the rim lack by their shape, the centre is
 #: that of the mean dot laid over what is left.
 MISSING_RECENTRE, MISSING_BY_SHAPE = 0.05, 0.99

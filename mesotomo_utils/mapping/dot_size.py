@@ -1,6 +1,6 @@
 """How large the dots of a tomogram are, and the picture that is made for dots of that size.
 
-All lengths of the mapping are parts of a dot's diameter. The sample file gives it roughly, the mean dot to a few
+Nearly all lengths of the mapping are parts of a dot's diameter. The sample file gives it roughly, the mean dot to a few
 hundredths, and where the two do not agree the mean dot is right. With a diameter a tenth too small some dots are found
 twice, with one a fifth too large their neighbours are in the masks.
 """
@@ -54,7 +54,7 @@ def image_of_dots(
     ------
     ValueError
         As :func:`.template.body_image` and :func:`.template.learn_template`; and where the mean dot is less than half
-        as large as the diameter given, or more than twice.
+        as large as the diameter given, or more than twice, or of no size that can be settled on.
     """
     given_nm, tolerance = diameter_nm, GIVEN_TOLERANCE
     for _ in range(_MOST_ROUNDS):
@@ -63,11 +63,12 @@ def image_of_dots(
         template, _, _ = learn_template(image)
         found_nm = DIAMETER_OVER_EDGE * template.edge_nm
         if abs(diameter_nm / found_nm - 1) <= tolerance:
-            break
+            return image, template
         if not 1 / LARGEST_CHANGE < found_nm / given_nm < LARGEST_CHANGE:
-            raise ValueError(
-                f"diameter_nm is {given_nm:g}, but what looks like a dot of that size in the tomogram is "
-                f"{found_nm:.1f} nm wide; correct quantum_dot.diameter_nm or the voxel size in the sample file"
-            )
+            break
         diameter_nm, tolerance = found_nm, FOUND_TOLERANCE
-    return image, template
+        del image  # the next one beside it would take twice the memory
+    raise ValueError(
+        f"diameter_nm is {given_nm:g}, but what looks like a dot of that size in the tomogram is {found_nm:.1f} nm "
+        "wide; correct quantum_dot.diameter_nm or the voxel size in the sample file"
+    )

@@ -20,6 +20,8 @@ from mesotomo_utils.mapping import splines
 _CUT_SIGMAS = 4.0
 #: Outputs handled by one banded matrix product.
 _BLOCK = 32
+#: Voxels around a volume to read from: more than half the box of any dot.
+_PAD = 24
 #: Rows of the tomogram (along z) read at a time, in voxels of it: about this many values.
 _SLAB_VALUES = 24_000_000
 
@@ -118,7 +120,7 @@ def _bands(n: int, ratio: float, sigma: float):
 def to_index(xyz_nm, shape, step_nm: float) -> np.ndarray:
     """(N, 3) points x, y, z in nm as (N, 3) indices z, y, x into a volume of that shape."""
     centre = (np.asarray(shape) - 1) / 2
-    return np.asarray(xyz_nm, float)[:, ::-1] / step_nm + centre
+    return np.ascontiguousarray(np.asarray(xyz_nm, float)[:, ::-1] / step_nm + centre)  # numba compiles for each order
 
 
 def to_nm(index, shape, step_nm: float) -> np.ndarray:
@@ -144,17 +146,16 @@ class Sampler:
     Outside the volume it reads the value of the nearest voxel.
     """
 
-    def __init__(self, volume: np.ndarray, step_nm: float, *, pad: int = 24, device: str = "cpu"):
+    def __init__(self, volume: np.ndarray, step_nm: float, *, device: str = "cpu"):
         self.shape = volume.shape
         self.step_nm = float(step_nm)
-        self._pad = int(pad)
-        padded = np.pad(np.asarray(volume, np.float32), self._pad, mode="edge")
+        padded = np.pad(np.asarray(volume, np.float32), _PAD, mode="edge")
         self._coefficients = _spline_coefficients(padded)
         self._there = to_device(self._coefficients, device)
 
     def patches(self, xyz_nm, half: int) -> np.ndarray:
         """(N, 2 half + 1, ..., ...) float32 values on the grid of steps centred on each point, on the device."""
-        index = to_index(xyz_nm, self.shape, self.step_nm) + self._pad
+        index = to_index(xyz_nm, self.shape, self.step_nm) + _PAD
         size = 2 * half + 1
         base = np.floor(index).astype(int)
         fraction = index - base
@@ -181,7 +182,7 @@ class Sampler:
     def points(self, xyz_nm) -> np.ndarray:
         """(N,) float32 values at (N, 3) points, nm."""
         values = np.empty(len(xyz_nm), np.float32)
-        splines.read_points(self._coefficients, to_index(xyz_nm, self.shape, self.step_nm) + self._pad, values)
+        splines.read_points(self._coefficients, to_index(xyz_nm, self.shape, self.step_nm) + _PAD, values)
         return values
 
 

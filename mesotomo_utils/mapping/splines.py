@@ -40,7 +40,8 @@ def read_points(coefficients: np.ndarray, index: np.ndarray, out: np.ndarray) ->
     weights, first = np.empty((3, 4), np.float32), np.empty(3, np.int64)
     for point in range(len(index)):
         for axis in range(3):
-            at = min(max(index[point, axis], 1.0), coefficients.shape[axis] - 3.0)
+            at, last = index[point, axis], coefficients.shape[axis] - 3.0
+            at = min(at, last) if at > 1 else 1.0  # NaN too: nothing is read beyond the array
             first[axis] = int(at) - 1
             for tap, weight in enumerate(_weights(at - int(at))):
                 weights[axis, tap] = weight

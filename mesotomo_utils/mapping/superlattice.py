@@ -245,7 +245,8 @@ def describe(
     Returns
     -------
     ``{"grains": [{"grain", "n_dots", a_nm … gamma_deg as from :func:`fit_cell`, "A", "B", "C", "n"
-    (lab vectors, nm; n a unit vector)}], "layers": of the largest grain, "film_bottom", "dot_diameter_nm": as given}``.
+    (lab vectors, nm; n a unit vector)}], "layers": of the largest grain, "film_bottom", "dot_diameter_nm"}``, the first
+    and the last as given; the diameter, nm, may be None.
     """
     xyz = np.asarray(xyz_nm, float)
     grains = []

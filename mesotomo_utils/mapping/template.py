@@ -109,7 +109,7 @@ class Template:
 
     @property
     def edge_nm(self) -> float:
-        """Edge of the cube that what is in the body would fill, nm: no blur changes that."""
+        """Edge of the cube that what is in the body would fill, nm: blur hardly changes it."""
         return float(((self.body * self.values.clip(0, 1)).sum() * self.step_nm**3) ** (1 / 3))
 
     @property
@@ -367,9 +367,11 @@ def mean_dot(image: BodyImage, xyz_nm: np.ndarray) -> Template:
     filled = (mean > centre / 2) & (radius < BOX_DIAMETERS * image.diameter_nm)
     # What a ball of a third of a dot's edge in radius cannot enter is a neck or a neighbour.
     depth = ndimage.distance_transform_edt(filled) * image.step_nm
-    ball = OPENING_DIAMETERS * image.diameter_nm
+    # or, where the diameter is far too large, the largest ball that fits around the centre
+    middle = tuple(n // 2 for n in mean.shape)
+    ball = min(OPENING_DIAMETERS * image.diameter_nm, 0.9 * depth[middle])
     labels, _ = ndimage.label(depth > ball)
-    core = labels == labels[tuple(n // 2 for n in mean.shape)]
+    core = labels == labels[middle]
     body = ndimage.distance_transform_edt(~core) * image.step_nm <= ball
     outside = ndimage.distance_transform_edt(~body) * image.step_nm
     # Full weight in the body, fading over the blurred facet: it ends before the next dot begins.
