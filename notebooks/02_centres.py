@@ -311,7 +311,8 @@ elif description.necks is not None:
 else:
     joints = pairs.assign(diameter_nm=np.nan, sigma_nm=np.nan, length_nm=np.nan)
 measured = bool(joints["diameter_nm"].notna().any())
-joints.describe().T.round(3) if measured else "no tomogram and no table of necks: nothing to measure"
+sizes = joints.drop(columns=["qd_1", "qd_2"]).describe().T.round(3)
+sizes if measured else "no tomogram and no table of necks: nothing to measure"
 
 # %%
 if measured:

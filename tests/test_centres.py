@@ -363,7 +363,7 @@ def test_splines_are_read_as_scipy_reads_them_beyond_the_volume_too():
     index = sampling.to_index(points, values.shape, 0.25)
     expected = ndimage.map_coordinates(np.pad(values, 24, mode="edge"), index.T + 24, order=3, mode="nearest")
     np.testing.assert_allclose(sampler.points(points), expected, atol=1e-5)
-    assert len(sampler.points(np.array([[np.nan, np.inf, -np.inf]]))) == 1
+    assert np.isfinite(sampler.points(np.array([[np.nan, np.inf, -np.inf]]))).all(), "nothing is read beyond the array"
 
 
 def test_patches_equal_points():

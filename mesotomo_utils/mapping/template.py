@@ -339,7 +339,7 @@ def learn_template(image: BodyImage, *, rounds: int = 3) -> tuple[Template, np.n
         good = likely_dots(score)
         if not good.any():
             raise ValueError(
-                f"no dots of about {image.diameter_nm} nm found in the tomogram; check "
+                f"no dots of about {round(image.diameter_nm, 2)} nm found in the tomogram; check "
                 "quantum_dot.diameter_nm and the voxel size in the sample file"
             )
         best = score >= np.median(score[good])
@@ -365,9 +365,9 @@ def mean_dot(image: BodyImage, xyz_nm: np.ndarray) -> Template:
     radius = np.linalg.norm(offsets_nm(image.half_box, image.step_nm), axis=-1)
     centre = mean[tuple(slice(n // 2 - 2, n // 2 + 3) for n in mean.shape)].mean()
     filled = (mean > centre / 2) & (radius < BOX_DIAMETERS * image.diameter_nm)
-    # What a ball of a third of a dot's edge in radius cannot enter is a neck or a neighbour.
+    # What a ball of a third of a dot's edge in radius cannot enter is a neck or a neighbour. Where the diameter is far
+    # too large no such ball fits into the dot: then nearly the largest that does.
     depth = ndimage.distance_transform_edt(filled) * image.step_nm
-    # or, where the diameter is far too large, the largest ball that fits around the centre
     middle = tuple(n // 2 for n in mean.shape)
     ball = min(OPENING_DIAMETERS * image.diameter_nm, 0.9 * depth[middle])
     labels, _ = ndimage.label(depth > ball)
