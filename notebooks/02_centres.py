@@ -145,7 +145,7 @@ if image is not None:
     found, _ = centres.find_centres(image, template=template, dask=dask)
 else:
     found = dot_table.read_centres(given, name=getattr(description, description.enters_as).name)
-print(f"{len(found)} dots found, {found['at_edge'].sum()} of them flagged as cut by the edge of the needle")
+print(f"{len(found)} dots found, {found['at_edge'].sum()} of them flagged at_edge")
 found.head()
 
 # %%

@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 
 from mesotomo_utils.visualization import figures
 
+#: By ``at_edge``, a liberal flag: many whole dots on the rim bear it.
+_FLAG = {False: "not flagged", True: "flagged at_edge"}
+
 
 def template_sections(template: np.ndarray, body: np.ndarray, step_nm: float) -> Figure:
     """Three sections through the mean dot, with the outline of the mask of its body.
@@ -61,7 +64,7 @@ def picks_on_slice(
         for edge, colour in ((False, figures.PALETTE[1]), (True, figures.PALETTE[4])):
             some = picks[picks["at_edge"] == edge]
             ax.plot(some["u_nm"], some["v_nm"], "o", mfc="none", mec=colour, mew=1.0, ms=5,
-                    label="cut by the edge" if edge else "whole")  # fmt: skip
+                    label=_FLAG[edge])  # fmt: skip
     axes[0, 0].set_title(f"tomogram without its lattice, {labels[0]}{labels[1]} slice")
     axes[0, 1].set_title("normalised correlation with the template")
     axes[0, 0].legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
@@ -74,9 +77,13 @@ def scores_and_cuts(centres: pd.DataFrame) -> Figure:
     """Correlation of every pick and what is missing of its core, by ``score, missing, at_edge``."""
     fig, axes = figures.new_figure(1, 2, width_in=figures.DOUBLE_COLUMN, height_in=2.3)
     edge = centres["at_edge"].to_numpy(bool)
+    colours = {False: figures.PALETTE[0], True: figures.PALETTE[4]}
+    by_flag = [centres["score"][edge == flag] for flag in _FLAG]
     bins = np.linspace(0, 1, 41)
-    for name, rows, colour in (("whole", ~edge, figures.PALETTE[0]), ("cut by the edge", edge, figures.PALETTE[4])):
-        axes[0, 0].hist(centres["score"][rows], bins, color=colour, alpha=0.8, label=name)
+    axes[0, 0].hist(by_flag, bins, stacked=True, color=list(colours.values()), label=list(_FLAG.values()))
+    axes[0, 0].yaxis.get_major_locator().set_params(integer=True)
+    for flag, colour in colours.items():
+        rows = edge == flag
         radius = np.hypot(centres["x_nm"], centres["y_nm"])[rows]
         axes[0, 1].plot(radius, 100 * centres["missing"][rows], "o", ms=3, color=colour)
     axes[0, 0].set(xlabel="correlation with the template", ylabel="dots")
