@@ -1,6 +1,8 @@
 """Tomograms come back as they were written, say where they lie, and are whole or not there."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import h5py
 import mrcfile
@@ -53,6 +55,36 @@ def test_parts_from_kept_chunks_are_those_of_the_file(tmp_path, volume):
     assert keeping_chunks(volume) is volume
     centre = np.array([0.9, -0.4, 2.2])
     assert np.array_equal(cut_cube(keeping_chunks(data), 0.07, centre, 9), cut_cube(volume, 0.07, centre, 9))
+
+
+def test_threads_wait_for_their_own_chunks_only():
+    class Slow:
+        """Chunks of 4; the first waits to be let go, and fails while the disk is gone."""
+
+        shape, chunks, dtype = (4, 4, 8), (4, 4, 4), np.dtype("float32")
+        begun, go, gone = Event(), Event(), True
+
+        def __getitem__(self, part):
+            if part[2].start == 0:
+                self.begun.set()
+                assert self.go.wait(20)
+                if self.gone:
+                    raise OSError("disk gone")
+            return np.full([s.stop - s.start for s in part], part[2].start, np.float32)
+
+    kept = KeptChunks(slow := Slow())
+    every, first, second = slice(0, 4), slice(0, 4), slice(4, 8)
+    with ThreadPoolExecutor(3) as pool:
+        reading = pool.submit(kept.__getitem__, (every, every, first))
+        assert slow.begun.wait(20)
+        waiting = pool.submit(kept.__getitem__, (every, every, slice(2, 8)))
+        assert (pool.submit(kept.__getitem__, (every, every, second)).result(timeout=20) == 4).all()
+        slow.go.set()
+        for failed in (reading, waiting):
+            with pytest.raises(OSError, match="disk gone"):
+                failed.result(timeout=20)
+    slow.gone = False
+    assert (kept[every, every, first] == 0).all()  # a chunk that could not be read is not kept
 
 
 def test_valid_ome_zarr_with_its_origin_in_the_centre(tmp_path, volume):

@@ -82,9 +82,11 @@ def test_the_same_from_memory_and_from_disk(tomogram: Tomogram, name: str) -> No
 def test_disk_is_read_a_layer_at_a_time_and_not_over_and_over(tomogram: Tomogram, name: str, times: float) -> None:
     watched = Watched(tomogram.data)
     READINGS[name](watched)
-    layer = max(64 * math.prod(SHAPE) / n for n in SHAPE)  # of chunks, across any axis
+    chunk = tomogram.data.chunks
+    assert chunk == (64, 128, 128)
+    layer = max(edge * math.prod(SHAPE) / n for edge, n in zip(chunk, SHAPE, strict=True))  # of chunks, across any axis
     assert watched.most <= 1.1 * layer
-    assert watched.read <= times * math.prod(-(-n // 64) for n in SHAPE)
+    assert watched.read <= times * math.prod(-(-n // edge) for edge, n in zip(chunk, SHAPE, strict=True))
 
 
 def test_one_dot_is_the_same_from_disk(tomogram: Tomogram) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from concurrent.futures import Future
 from itertools import product
 from threading import Lock
 from typing import Any
@@ -16,9 +17,8 @@ _KEPT_BYTES = 1e9
 class KeptChunks:
     """A Zarr array that keeps the chunks it read last, for many small parts that share them.
 
-    Cubes about neighbouring dots overlap, and a chunk of 64 cubed voxels is a third of such a cube. Read from Zarr,
-    each of them opens two dozen files, and threads wait for each other. Parts asked for in the order of their
-    place find most of their chunks here.
+    Cubes about neighbouring dots overlap, and each reaches into seven chunks that hold nine times as much. Parts asked
+    for in the order of their place find most of their chunks here; threads wait for the chunks that they need only.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class KeptChunks:
         self.shape: tuple[int, ...] = tuple(array.shape)
         self._edges = tuple(array.chunks)
         self._room = max(1, int(kept_bytes / (np.prod(self._edges) * array.dtype.itemsize)))
-        self._kept: OrderedDict[tuple[int, ...], np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, ...], Future[np.ndarray]] = OrderedDict()
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[type, tuple[Any]]:
@@ -55,14 +55,24 @@ class KeptChunks:
 
     def _chunk(self, index: tuple[int, ...], begins: list[int]) -> np.ndarray:
         with self._lock:
-            if index in self._kept:
+            asked = self._kept.get(index)
+            if asked is not None:
                 self._kept.move_to_end(index)
-                return self._kept[index]
+            else:
+                self._kept[index] = mine = Future()
+                if len(self._kept) > self._room:
+                    self._kept.popitem(last=False)
+        if asked is not None:
+            return asked.result()  # another thread may still be reading it
+        try:
             where = tuple(slice(b, b + edge) for b, edge in zip(begins, self._edges, strict=True))
-            self._kept[index] = chunk = np.asarray(self.array[where])
-            if len(self._kept) > self._room:
-                self._kept.popitem(last=False)
-            return chunk
+            mine.set_result(np.asarray(self.array[where]))
+        except BaseException as error:
+            with self._lock:
+                self._kept.pop(index, None)
+            mine.set_exception(error)  # for those who wait
+            raise
+        return mine.result()
 
 
 def keeping_chunks(volume: Any) -> Any:
