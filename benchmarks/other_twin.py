@@ -44,14 +44,20 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.55, "given": 4.4},
     "q6": {"seed": 7106, "dots": 600, "cell": (6.05, 5.50, 6.60, 85, 94, 86), "base": "C", "cap": "Pt", "even": True}
     | {"gap": 0.55, "given": 5.8},
+    "q7": {"seed": 7107, "dots": 480, "cell": (6.45, 6.15, 5.65, 98, 101, 92), "base": "C", "cap": "C", "even": True}
+    | {"gap": 0.55, "anion": "S", "lattice_nm": 0.5936, "pixel_nm": 0.09, "electrons": 100.0},
+    "q8": {"seed": 7108, "dots": 420, "cell": (5.85, 5.60, 5.70, 94, 97, 101), "base": "Si", "cap": "Pt", "even": True}
+    | {"gap": 0.55, "anion": "Te", "lattice_nm": 0.646, "pixel_nm": 0.055, "tilts": 120, "edges_nm": (3.8, 4.8)},
 }
+USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
+USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}
 """``even``: corners and edges cut alike, whole facets; only the planes of atoms make such dots a little lopsided.
 ``gap``: least between the faces of two neighbours, nm: where they would be nearer, both give way. At 0.35 they are
-hardly farther apart than planes of atoms, 0.31, and as good as touch. ``given``: the sample file's diameter, nm."""
-PBSE_NM, PT_NM, PIXEL_NM, ELECTRONS, GAIN = 0.612, 0.392, 0.07, 400.0, 30.0
-WEIGHT = {name: z**1.7 for name, z in {"Pb": 82, "Se": 34, "Pt": 78, "C": 6, "Si": 14}.items()}
+hardly farther apart than planes of atoms, 0.31, and as good as touch. ``given``: the sample file's diameter, nm.
+``electrons``: of a pixel of dots; ``tilts``: over 180 degrees."""
+PT_NM, GAIN = 0.392, 30.0
+WEIGHT = {name: z**1.7 for name, z in {"Pb": 82, "S": 16, "Se": 34, "Te": 52, "Pt": 78, "C": 6, "Si": 14}.items()}
 PER_NM3 = {"C": 100.0, "Si": 50.0, "points": 12.0, "filling": 25.0}
-GAP_NM, DIAMETER_NM = 0.35, 5.0  # where the sample has none of its own
 NORMALS = np.array([n for n in product((-1, 0, 1), repeat=3) if any(n)])
 KIND = np.abs(NORMALS).sum(axis=1)  # 1: faces, 2: edges, 3: corners, and how deep they are cut
 DEPTHS_NM = np.array([(0.0, 0.0), (0.1, 0.6), (0.3, 1.2)])
@@ -63,11 +69,11 @@ SAMPLE = """\
 name: {name}
 tilt_series: series.mrc
 tilt_angles: series.rawtlt
-pixel_nm: {pixel}
+pixel_nm: {pixel_nm}
 tilt_axis: vertical
 film_bottom: low_z
-material: {{name: PbSe, lattice_nm: {lattice}, structure: rocksalt}}
-quantum_dot: {{diameter_nm: {diameter}}}
+material: {{name: Pb{anion}, lattice_nm: {lattice_nm}, structure: rocksalt}}
+quantum_dot: {{diameter_nm: {given}}}
 """
 
 
@@ -78,12 +84,13 @@ def smooth(rng: Rng, place: Array) -> Array:
     return (field - field.mean(axis=0)) / field.std(axis=0)
 
 
-def make_sites(rng: Rng, cell: tuple[float, ...], layers: int, reach_nm: float, gap_nm: float) -> dict[str, Any]:
+def make_sites(rng: Rng, sample: dict[str, Any], layers: int, reach_nm: float) -> dict[str, Any]:
     """Indices, places (nm), orientations (columns: [100], [010], [001] in the lab) and neighbours of all dots.
 
     None is farther than ``reach_nm`` from the tilt axis. ``half`` (N, 3, 2) has the distances of a dot's faces
-    from its place, along its axes to either side, nm. The cell is in nm and degrees.
+    from its place, along its axes to either side, nm.
     """
+    cell = sample["cell"]
     azimuth = Rotation.from_rotvec([0, 0, rng.uniform(0, 2 * np.pi)])
     film = (Rotation.from_rotvec([*np.deg2rad(rng.normal(0, 2, 2)), 0]) * azimuth).as_matrix()
     alpha, beta, gamma = np.cos(np.deg2rad(cell[3:]))
@@ -103,10 +110,10 @@ def make_sites(rng: Rng, cell: tuple[float, ...], layers: int, reach_nm: float, 
     number = {tuple(ijk): n for n, ijk in enumerate(index)}
     steps = [(n, number.get(tuple(index[n] + step)), axis) for n in range(len(index)) for axis, step in enumerate(UNIT)]
     one, other, axis = pairs = np.array([step for step in steps if step[1] is not None]).T
-    half = np.repeat(rng.uniform(4.3, 5.5, (len(place), 3, 1)) / 2, 2, axis=2)
+    half = np.repeat(rng.uniform(*sample["edges_nm"], (len(place), 3, 1)) / 2, 2, axis=2)
     apart = place[other] - place[one]
     along = np.minimum(*(np.einsum("ni,ni->n", apart, R[n, :, axis]) for n in (one, other)))
-    lacking = np.maximum(gap_nm + half[one, axis, 1] + half[other, axis, 0] - along, 0)
+    lacking = np.maximum(sample["gap"] + half[one, axis, 1] + half[other, axis, 0] - along, 0)
     half[one, axis, 1] -= lacking / 2
     half[other, axis, 0] -= lacking / 2
     return {"index": index, "place": place, "R": R, "pairs": pairs.T, "half": half, "V": V, "normal": film[:, 2]}
@@ -148,15 +155,16 @@ def in_neck(neck: Any, at: Array, side: int) -> Array:
     return (wide <= reach) & (side * t > 0.05) & (side * t < neck.free + 1.2)
 
 
-def grow_body(rng: Rng, at: Array, half: Array, even: bool) -> Array:
+def grow_body(rng: Rng, sample: dict[str, Any], at: Array, half: Array) -> Array:
     """Which atoms (N, 3), nm in the crystal's frame, are of the body with faces at ``half`` (3, 2)."""
+    even = sample["even"]
     depths = DEPTHS_NM[KIND - 1].T
     depth = (depths.mean(axis=0) if even else rng.uniform(*depths)) * np.sqrt(KIND)
     limit = np.where(NORMALS > 0, half[:, 1], np.where(NORMALS < 0, half[:, 0], 0)).sum(axis=1) - depth
     body = (at @ NORMALS.T <= limit).all(axis=1)
     for axis, sign in () if even else product(range(3), (-1, 1)):
         height = sign * at[:, axis]
-        top = np.flatnonzero(body & (height > height[body].max() - PBSE_NM / 4))
+        top = np.flatnonzero(body & (height > height[body].max() - sample["lattice_nm"] / 4))
         flat, middle = np.delete(at[top], axis, axis=1), rng.uniform(-2, 2, 2)
         # an island, or a terrace with a straight step
         rank = np.linalg.norm(flat - middle, axis=1) if rng.random() < 0.5 else flat @ middle
@@ -165,17 +173,18 @@ def grow_body(rng: Rng, at: Array, half: Array, even: bool) -> Array:
 
 
 def grow_dots(
-    rng: Rng, sites: dict[str, Any], necks: pd.DataFrame, needle: Array, *, even: bool
+    rng: Rng, sample: dict[str, Any], sites: dict[str, Any], necks: pd.DataFrame, needle: Array
 ) -> tuple[Array, Array, pd.DataFrame]:
     """Atoms of dots and necks within the needle (its axis x, y and its radius, nm): places and weights; true dots."""
     own: list[list[tuple[Any, int]]] = [[] for _ in sites["place"]]
     for neck in necks[necks["diameter_nm"] > 0].itertuples():
         own[neck.qd_1].append((neck, -1))
         own[neck.qd_2].append((neck, 1))
-    weight, places, weights, rows = np.where(STEPS.sum(axis=1) % 2, WEIGHT["Se"], WEIGHT["Pb"]), [], [], []
+    weight, step_nm = np.where(STEPS.sum(axis=1) % 2, WEIGHT[sample["anion"]], WEIGHT["Pb"]), sample["lattice_nm"] / 2
+    places, weights, rows = [], [], []
     for n, (site, R, ijk) in enumerate(zip(sites["place"], sites["R"], sites["index"], strict=True)):
-        crystal = STEPS * PBSE_NM / 2 + rng.uniform(-PBSE_NM / 2, PBSE_NM / 2, 3)
-        body, lab = grow_body(rng, crystal, sites["half"][n], even), site + crystal @ R.T
+        crystal = STEPS * step_nm + rng.uniform(-step_nm, step_nm, 3)
+        body, lab = grow_body(rng, sample, crystal, sites["half"][n]), site + crystal @ R.T
         kept = np.hypot(*(lab[:, :2] - needle[:2]).T) <= needle[2]
         centre = np.average(lab[body], axis=0, weights=weight[body])
         planes = site + R @ (crystal[body].min(axis=0) + crystal[body].max(axis=0)) / 2
@@ -237,13 +246,13 @@ def project(points, weights, angles, turn, shifts, blur, images, pixel):
                         images[n, r - half + i, q - half + j] += weights[m] * down[i] * across[j]
 
 
-def detect(rng: Rng, images: Array) -> None:
+def detect(rng: Rng, images: Array, dose: float) -> None:
     """Turn projected weight into counts, in place: electrons, a background that slopes, saturation, an offset."""
     some = images[::30]
-    images *= ELECTRONS / some[some > np.quantile(some, 0.99)].mean()
+    images *= dose / some[some > np.quantile(some, 0.99)].mean()
     slopes, loss, offset = rng.uniform(-0.4, 0.4, 2), rng.uniform(0.01, 0.02) / images.max(), rng.uniform(100, 300)
     down, across = (np.linspace(-1, 1, n) for n in images.shape[1:])
-    background = 0.02 * ELECTRONS * (1 + slopes[0] * down[:, None] + slopes[1] * across)
+    background = 0.02 * dose * (1 + slopes[0] * down[:, None] + slopes[1] * across)
     for image in images:
         electrons = rng.poisson(image + background)
         image[:] = np.rint(offset + GAIN * electrons * (1 - loss * electrons))
@@ -251,39 +260,39 @@ def detect(rng: Rng, images: Array) -> None:
 
 def simulate(name: str, folder: Path, *, dots: int, layers: int) -> None:
     """Write ``input/`` and ``truth/`` of a sample, in a needle wide enough for about so many whole dots."""
-    sample, rng = SAMPLES[name], np.random.default_rng(SAMPLES[name]["seed"])
+    sample, rng = USUAL | SAMPLES[name], np.random.default_rng(SAMPLES[name]["seed"])
+    pixel, tilts = sample["pixel_nm"], sample["tilts"]
     area = np.prod(sample["cell"][:2]) * np.sin(np.deg2rad(sample["cell"][5]))
     radius = np.sqrt(dots * area / (0.985 * layers * np.pi)) + 1.6
     needle = np.array([*rng.normal(0, 0.7, 2), radius])
-    sites = make_sites(rng, sample["cell"], layers, radius + 5, sample.get("gap", GAP_NM))
+    sites = make_sites(rng, sample, layers, radius + 5)
     necks = make_necks(rng, sites)
-    places, weights, true = grow_dots(rng, sites, necks, needle, even=sample.get("even", False))
+    places, weights, true = grow_dots(rng, sample, sites, necks, needle)
     around, faint = surround(rng, sample, needle, sites["normal"], places)
     low, high = places[:, 2].min() - 1.5, places[:, 2].max() + 1.0  # base and cap go on beyond the field
     true[["z_nm", "planes_z_nm"]] -= (low + high) / 2
     points = np.concatenate([places, around]) - [0, 0, (low + high) / 2]
-    rows, columns = (8 * int(np.ceil(length / PIXEL_NM / 8)) for length in (high - low, 2 * radius + 10))
-    angles = (nominal := np.arange(-90.0, 90.0)) + rng.normal(0, 0.1, 180)
-    shifts = PIXEL_NM * (rng.normal(0, 2, (180, 2)) + np.cumsum(rng.normal(0, 0.3, (180, 2)), axis=0))
-    offset, tilt = np.array([0, PIXEL_NM * rng.uniform(-8, 8)]), rng.uniform(-1, 1)
-    sigma = np.hypot(rng.uniform(0.085, 0.1) / np.sqrt(8 * np.log(2)), rng.uniform(0.008, 0.01)) / PIXEL_NM
+    rows, columns = (8 * int(np.ceil(length / pixel / 8)) for length in (high - low, 2 * radius + 10))
+    angles = (nominal := np.arange(tilts) * 180 / tilts - 90) + rng.normal(0, 0.1, tilts)
+    shifts = pixel * (rng.normal(0, 2, (tilts, 2)) + np.cumsum(rng.normal(0, 0.3, (tilts, 2)), axis=0))
+    offset, tilt = np.array([0, pixel * rng.uniform(-8, 8)]), rng.uniform(-1, 1)
+    sigma = np.hypot(rng.uniform(0.085, 0.1) / np.sqrt(8 * np.log(2)), rng.uniform(0.008, 0.01)) / pixel
     away = (np.arange(TAPS) - TAPS // 2 + 0.5 - (np.arange(PHASES)[:, None] + 0.5) / PHASES) / sigma
     blur = np.exp(-(away**2) / 2) / (sigma * np.sqrt(2 * np.pi))
-    images = np.zeros((180, rows + 2 * TAPS, columns + 2 * TAPS), np.float32)  # the rim would lack atoms beyond it
+    images = np.zeros((tilts, rows + 2 * TAPS, columns + 2 * TAPS), np.float32)  # the rim would lack atoms beyond it
     single = (array.astype(np.float32) for array in (points, np.concatenate([weights, faint])))
-    project(*single, np.deg2rad(angles), np.deg2rad(tilt), shifts + offset, blur, images, PIXEL_NM)
-    detect(rng, images := np.ascontiguousarray(images[:, TAPS:-TAPS, TAPS:-TAPS]))
+    project(*single, np.deg2rad(angles), np.deg2rad(tilt), shifts + offset, blur, images, pixel)
+    detect(rng, images := np.ascontiguousarray(images[:, TAPS:-TAPS, TAPS:-TAPS]), sample["electrons"])
     for each in (given := folder / "input", truth := folder / "truth"):
         each.mkdir(parents=True, exist_ok=True)
-    save_tilt_series(given / "series.mrc", TiltSeries(images, nominal, PIXEL_NM, name=name))
-    known = {"name": name, "pixel": PIXEL_NM, "lattice": PBSE_NM, "diameter": sample.get("given", DIAMETER_NM)}
-    (given / "sample.yaml").write_text(SAMPLE.format(**known))
+    save_tilt_series(given / "series.mrc", TiltSeries(images, nominal, pixel, name=name))
+    (given / "sample.yaml").write_text(SAMPLE.format(name=name, **sample))
     true = true[true["fraction_inside"] > 0]
     true.to_csv(truth / "dots.csv", index=False)
     there = necks[["qd_1", "qd_2"]].isin(set(true["qd"])).all(axis=1)
     necks.loc[there, ["qd_1", "qd_2", "axis", "diameter_nm"]].to_csv(truth / "necks.csv", index=False)
     (truth / "superlattice.json").write_text(json.dumps(dict(zip("ABC", sites["V"].T.tolist(), strict=True))))
-    imaging = {"level": "images", "pixel_nm": PIXEL_NM, "image_shape": [rows, columns]}
+    imaging = {"level": "images", "pixel_nm": pixel, "image_shape": [rows, columns]}
     (truth / "parameters.json").write_text(json.dumps(imaging | {"axis_tilt_deg": tilt, "axis_offset_nm": offset[1]}))
     aligned = np.column_stack([nominal, angles, shifts])
     pd.DataFrame(aligned, columns=ALIGNED).to_csv(truth / "alignment.csv", index_label="tilt")

@@ -34,7 +34,7 @@ def test_an_atom_appears_where_the_conventions_say(other_twin):
 
 def test_its_cells_are_named_by_the_rule(other_twin):
     for sample in other_twin.SAMPLES.values():  # that of q6 was asked for with alpha = 85 degrees
-        sites = other_twin.make_sites(np.random.default_rng(1), sample["cell"], 3, 12.0, 0.5)
+        sites = other_twin.make_sites(np.random.default_rng(1), other_twin.USUAL | sample, 3, 12.0)
         np.testing.assert_array_equal(lattice.axes_by_rule(sites["V"]), np.eye(3))
 
 
