@@ -216,7 +216,7 @@ class TomogramWriter:
 
     def _create(self, group: zarr.Group, level: int) -> zarr.Array:
         depth = self._chunk_depth(level)
-        # as many voxels as four cubes of CHUNK, or half that: each chunk costs Zarr a millisecond, whatever its size
+        # as many voxels as four cubes of CHUNK, or half that: each chunk costs Zarr a millisecond beside its bytes
         edge = 2 * CHUNK * 2 ** math.floor(math.log2(CHUNK / depth) / 2)
         shape = tuple(-(-n // 2**level) for n in self.shape)
         return group.create_array(
