@@ -1,7 +1,7 @@
 """Orientations that are known, followed into another tomogram of the same dots: into half sets of tilts.
 
 The spots have moved by a fraction of a Fourier voxel, so nothing has to be searched: the transform is summed near the
-known reflections only, which takes a quarter of the time of all of it.
+known reflections only, which takes a third of the time of all of it.
 """
 
 from __future__ import annotations
