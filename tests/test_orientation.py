@@ -552,4 +552,3 @@ def test_the_typical_error_is_that_of_the_dots_with_an_orientation():
     )
     assert orientation_errors.typical_sigma(errors, snr, rows) == pytest.approx(np.median(sigma[:30]))
     assert np.isnan(orientation_errors.typical_sigma(errors, snr, rows[30:]))
-

@@ -141,7 +141,7 @@ def follow_dots(
         def near_less(g: np.ndarray, some: np.ndarray) -> LocalTransform:
             return less_replicas(near(g, some), some)
 
-        less = less_replicas(here, every)
+        less = less_replicas(here, every)  # before ``here`` is moved after the replicas
         as_seen[asked] = settled(start[rows], near, here)
         with_replicas[asked] = settled(start[rows], near_less, less)
         free[asked] = climbed(with_replicas[asked], less, every, linear=True, steps=5)

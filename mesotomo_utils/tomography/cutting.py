@@ -55,24 +55,21 @@ class KeptChunks:
 
     def _chunk(self, index: tuple[int, ...], begins: list[int]) -> np.ndarray:
         with self._lock:
-            asked = self._kept.get(index)
-            if asked is not None:
-                self._kept.move_to_end(index)
-            else:
-                self._kept[index] = mine = Future()
-                if len(self._kept) > self._room:
-                    self._kept.popitem(last=False)
-        if asked is not None:
-            return asked.result()  # another thread may still be reading it
-        try:
-            where = tuple(slice(b, b + edge) for b, edge in zip(begins, self._edges, strict=True))
-            mine.set_result(np.asarray(self.array[where]))
-        except BaseException as error:
-            with self._lock:
-                self._kept.pop(index, None)
-            mine.set_exception(error)  # for those who wait
-            raise
-        return mine.result()
+            is_new = index not in self._kept
+            chunk = self._kept.setdefault(index, Future())
+            self._kept.move_to_end(index)
+            if len(self._kept) > self._room:
+                self._kept.popitem(last=False)
+        if is_new:
+            try:
+                where = tuple(slice(b, b + edge) for b, edge in zip(begins, self._edges, strict=True))
+                chunk.set_result(np.asarray(self.array[where]))
+            except BaseException as error:
+                with self._lock:
+                    self._kept.pop(index, None)
+                chunk.set_exception(error)  # for those who wait
+                raise
+        return chunk.result()  # where it is not new another thread may still be reading it
 
 
 def keeping_chunks(volume: Any) -> Any:
