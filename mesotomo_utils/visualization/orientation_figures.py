@@ -202,7 +202,7 @@ def half_set_turns(turns_deg: np.ndarray, lattice_snr: np.ndarray, sigma_deg: np
     left.legend()
     order = np.argsort(lattice_snr)
     right.plot(lattice_snr, np.linalg.norm(turns_deg, axis=1), ".", ms=2.5, color=figures.GREY)
-    right.plot(lattice_snr[order], 2 * sigma_deg[order], color="k", label="fit to all dots")
+    right.plot(lattice_snr[order], 2 * sigma_deg[order], color="k", label="root mean square, fitted to all")
     # Within a decade or little more the labels of a logarithmic axis would run into each other.
     span = np.nanmax(lattice_snr) / np.nanmin(lattice_snr)
     right.set(xscale="linear" if span < 10 else "log", yscale="log")
