@@ -52,7 +52,7 @@ run_dir = "runs/small"  # the run folder
 device = "auto"  # auto, cpu or cuda: of the picture of whole dots and all that is read from it
 dask = None  # address of a Dask scheduler whose workers take slabs, dots and necks, not template, wedge and indices
 whole_lacks = 0.1  # a dot counts as whole if no more than this fraction of its core is missing
-neck_threshold = 0.45  # contour of a neck between the level of its gap and that of the bodies
+neck_threshold = 0.46  # contour of a neck between the level of the gap beside it and its own
 n_resamples = 500  # bootstrap draws for each interval
 seed = 2  # of the bootstrap and of the known case
 
@@ -293,10 +293,11 @@ saved = results.save_figure(fig, run_dir, "neighbour_vectors", drawn)
 # ## Necks
 #
 # Lines parallel to the line of centres are followed through the gap, and the lowest grey level on each is kept. A
-# line that stays inside a neck all the way keeps the level of the bodies. The area above a contour between
-# the level of the gap and that of the bodies is the smallest cross-section, the diameter $2\sqrt{\mathrm{area}/\pi}$.
-# The contour was calibrated offline on twins (`benchmarks/calibrate_necks.py`). Its σ is what the halves of the tilts
-# differ by and, mostly, what they share: how a neck meets the facets, as measured on twins.
+# line that stays inside a neck all the way keeps the neck's level. Its smallest cross-section is what lies above a contour
+# half-way between the level of the gap beside it and its own, the mean in its darkest plane: two lattices that do not
+# quite meet, or a thin neck, are not as bright as a body. The diameter is $2\sqrt{\mathrm{area}/\pi}$; twins say how far
+# that holds (`benchmarks/calibrate_necks.py`). Its σ is what the halves of the tilts differ by and, mostly, what they
+# share: how a neck meets the facets, as measured on twins.
 
 # %%
 pairs = superlattice.neighbour_pairs(grown)
@@ -382,7 +383,7 @@ if image is not None:
 # %% tags=["solution"]
 if image is not None:
     some = pairs.sample(min(len(pairs), 150), random_state=0)
-    for threshold in (0.35, 0.45, 0.55):
+    for threshold in (0.36, 0.46, 0.56):
         other = necks.measure_necks(image, xyz, some, threshold=threshold)["diameter_nm"]
         print(f"contour {threshold}: {(other > 0).mean():.3f} joined, {other[other > 0].mean():.2f} nm")
 

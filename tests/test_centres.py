@@ -358,21 +358,25 @@ def test_what_is_shared_out_among_threads_is_that_of_one_piece(monkeypatch: pyte
 
 def test_splines_are_read_as_scipy_reads_them_beyond_the_volume_too():
     rng = np.random.default_rng(3)
-    values, points = rng.normal(size=(20, 21, 22)).astype(np.float32), rng.uniform(-20, 20, (500, 3))
+    values = rng.normal(size=(20, 21, 22)).astype(np.float32)
     sampler = sampling.Sampler(values, 0.25)
+    origin, steps, shape = np.array([-9.0, -8, -7]), rng.normal(0, 1.5, (3, 3)), (7, 8, 9)
+    points = origin + np.moveaxis(np.indices(shape), 0, -1).reshape(-1, 3) @ steps
     index = sampling.to_index(points, values.shape, 0.25)
     expected = ndimage.map_coordinates(np.pad(values, 24, mode="edge"), index.T + 24, order=3, mode="nearest")
-    np.testing.assert_allclose(sampler.points(points), expected, atol=1e-5)
-    assert np.isfinite(sampler.points(np.array([[np.nan, np.inf, -np.inf]]))).all(), "nothing is read beyond the array"
+    np.testing.assert_allclose(sampler.grid(origin, steps, shape).ravel(), expected, atol=1e-5)
+    beyond = sampler.grid([np.nan, np.inf, -np.inf], np.eye(3), (2, 2, 2))
+    assert np.isfinite(beyond).all(), "nothing is read beyond the array"
 
 
-def test_patches_equal_points():
+def test_patches_equal_a_grid_that_is_not_turned():
     rng = np.random.default_rng(0)
     sampler = sampling.Sampler(rng.normal(size=(20, 21, 22)).astype(np.float32), 0.25)
     centres = np.array([[0.31, -0.17, 0.05], [2.7, -2.5, 2.4]])  # in the middle, and in a corner
     patches = sampler.patches(centres, 11)
-    points = centres[:, None] + sampling.offsets_nm(11, 0.25).reshape(-1, 3)
-    np.testing.assert_allclose(patches.reshape(2, -1), sampler.points(points.reshape(-1, 3)).reshape(2, -1), atol=1e-5)
+    steps = 0.25 * np.eye(3)[::-1]  # z, y, x
+    for patch, centre in zip(patches, centres, strict=True):
+        np.testing.assert_allclose(patch, sampler.grid(centre - 11 * 0.25, steps, patch.shape), atol=1e-5)
 
 
 def test_rigid_motion_sets_outliers_aside():

@@ -54,11 +54,14 @@ def test_area_of_a_drawn_disc():
     radius = np.hypot(axis[:, None], axis[None])
     for diameter in (1.2, 2.5, 4.0):
         picture = 1 / (1 + np.exp((radius - diameter / 2) / 0.1))
-        area = necks.neck_area(picture, 0.15, diameter_nm=5.0, threshold=0.5)
-        assert 2 * np.sqrt(area / np.pi) == pytest.approx(diameter, abs=0.05)
-    assert necks.neck_area(np.zeros((41, 41)), 0.15, diameter_nm=5.0) == 0
-    off_axis = np.roll(picture, 17, axis=0)
-    assert necks.neck_area(off_axis * (radius > 2.4), 0.15, diameter_nm=5.0) == 0
+        # whole, or with the level that a gap between two lattices leaves, in a matrix of any level
+        for level, matrix in ((1.0, 0.0), (0.75, 0.0), (0.8, 0.15)):
+            planes = np.repeat(matrix + (level - matrix) * picture[None], 17, axis=0)
+            area = necks.neck_area(planes, 0.15, diameter_nm=5.0, threshold=0.5)
+            assert 2 * np.sqrt(area / np.pi) == pytest.approx(diameter, abs=0.05)
+    assert necks.neck_area(np.zeros((17, 41, 41)), 0.15, diameter_nm=5.0) == 0
+    off_axis = np.roll(picture, 17, axis=0) * (radius > 2.4)
+    assert necks.neck_area(np.repeat(off_axis[None], 17, axis=0), 0.15, diameter_nm=5.0) == 0
 
 
 def test_half_sets_give_one_sigma_for_all(film, monkeypatch):
@@ -126,5 +129,5 @@ def test_the_contour_holds_for_other_dots_voxels_materials_and_noise(load_benchm
 
 @pytest.mark.slow
 def test_another_contour_would_not_do(load_benchmark):
-    table = load_benchmark("calibrate_necks").judge(26, thresholds=[0.3, 0.55])
+    table = load_benchmark("calibrate_necks").judge(26, thresholds=[0.36, 0.56])
     assert (table["bias (nm)"].abs() > 0.1).all()

@@ -18,7 +18,7 @@ from mesotomo_utils.mapping.template import BodyImage, Template
 #: A neck begins this far from the centre of its dot, in dot diameters: well inside the facet.
 NECK_START_DIAMETERS = 0.3
 #: So much is left out around it, for its blurred flank.
-NECK_MARGIN_DIAMETERS = 0.06
+NECK_MARGIN_DIAMETERS = 0.05
 #: Of all that a dot can tell of its centre, so much is taken to be known along any axis: normal equations of float32
 #: weights would be singular where nothing is.
 _LEAST_KNOWN = 1e-6

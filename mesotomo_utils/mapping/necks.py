@@ -4,11 +4,15 @@ Lines parallel to the one that joins two centres are followed through the gap, i
 its atomic lattice filtered away, and the lowest value on each is kept. A line that stays inside a
 neck all the way across keeps the level of the bodies; the others fall to that of the matrix. That
 makes one picture of the gap as seen along the line of centres, also where the gap is oblique, and the
-area of the neck is what lies above half of the step between the two levels. Pixels at the
-contour count in part, which makes the area exact below one pixel.
+area of the neck is what lies above half of the step between the two levels: that of the gap beside
+the neck and the neck's own, which is not that of the bodies where it is thin or lacks atoms in its middle.
+Pixels at the contour count in part, which makes the area exact below one pixel.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +22,15 @@ from scipy.spatial import cKDTree
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.mapping.template import BodyImage
 
-#: Contour of a neck between the level of its gap (0) and that of the bodies (1); calibrated on
+#: Contour of a neck between the level of the gap beside it (0) and its own (1); calibrated on
 #: twins by benchmarks/calibrate_necks.py, which also states where it holds.
-THRESHOLD = 0.45
+THRESHOLD = 0.46
+#: First outline, from which both levels are read, between the darkest tenth of the gap (0) and its brightest line (1).
+FIRST_OUTLINE = 0.45
+#: Pixels that the blurred edge of a neck takes outside its outline, and inside.
+EDGE_OUTSIDE, EDGE_INSIDE = 3, 1
+#: Where less than this part of a facet is left beside a neck, it fills the gap: the darkest tenth is what there is.
+LEAST_BESIDE = 0.05
 #: A patch whose highest value stays below this is no neck but two facets that come near.
 SMALLEST_PEAK = 0.35
 #: A neck thicker than this, in dot diameters, is resolved and must reach the level below.
@@ -80,19 +90,21 @@ def gap_planes(image: BodyImage, first_nm, second_nm) -> tuple[np.ndarray, float
     pixel = PIXEL_DIAMETERS * image.diameter_nm
     half = round(HALF_WIDTH_DIAMETERS / PIXEL_DIAMETERS)
     length = round((REACH_DIAMETERS + GAP_DIAMETERS) / PIXEL_DIAMETERS)
-    along = np.arange(-length, length + 1) * pixel
-    across = np.arange(-half, half + 1) * pixel
-    flat = across[:, None, None] * u + across[None, :, None] * v
-    points = (first + second) / 2 + along[:, None, None, None] * axis + flat
-    return image.sampler.points(points.reshape(-1, 3)).reshape(points.shape[:-1]), pixel
+    steps = pixel * np.stack([axis, u, v])
+    shape = 2 * length + 1, 2 * half + 1, 2 * half + 1
+    return image.sampler.grid((first + second) / 2 - [length, half, half] @ steps, steps, shape), pixel
 
 
 def gap_picture(planes: np.ndarray) -> np.ndarray:
     """(m, m) lowest value on each line through the gap, as seen along the line of centres."""
+    return _around_gap(planes).min(axis=0)
+
+
+def _around_gap(planes: np.ndarray) -> np.ndarray:
+    """Those of the planes that lie within reach of the gap: where they are darkest."""
     reach = round(REACH_DIAMETERS / PIXEL_DIAMETERS)
-    # The gap is where the planes are darkest.
     middle = reach + int(planes[reach : len(planes) - reach].mean(axis=(1, 2)).argmin())
-    return planes[middle - reach : middle + reach + 1].min(axis=0)
+    return planes[middle - reach : middle + reach + 1]
 
 
 def gap_length_nm(planes: np.ndarray, pixel_nm: float, *, diameter_nm: float) -> float:
@@ -115,42 +127,63 @@ def _radius(size: int, pixel_nm: float) -> np.ndarray:
     return np.hypot(axis[:, None], axis[None])
 
 
-def neck_area(picture: np.ndarray, pixel_nm: float, *, diameter_nm: float, threshold: float = THRESHOLD) -> float:
-    """Area of the neck in the picture of a gap, nm2; 0 where there is none.
+def neck_area(planes: np.ndarray, pixel_nm: float, *, diameter_nm: float, threshold: float = THRESHOLD) -> float:
+    """Area of the neck in the gap between two dots, nm2; 0 where there is none.
 
     Parameters
     ----------
-    picture
-        (m, m) values, 0 in the matrix and 1 in the bodies, the line of centres in its middle.
+    planes
+        (s, m, m) of :func:`gap_planes`: 0 in the matrix and 1 in the bodies, the line of centres in their middle.
     pixel_nm
         Edge of a pixel, nm.
     diameter_nm
         Nominal dot diameter, nm.
     threshold
-        Contour, as a fraction of the step between the gap's own level and 1.
+        Contour, as a fraction of the step between the level of the gap and that of the neck.
+
+    Notes
+    -----
+    The level of the gap is the median beside the neck, that of the neck the mean of its core in its darkest plane, at
+    most that of the bodies. Neither is an extreme value, which noise would shift.
     """
+    planes = _around_gap(planes)
+    picture = planes.min(axis=0)
     radius = _radius(picture.shape[0], pixel_nm)
-    floor = np.percentile(picture[radius < FACET_DIAMETERS * diameter_nm], 10)
-    level = (picture - floor) / max(1 - floor, 0.2)
-    near = radius <= OFF_AXIS_DIAMETERS * diameter_nm
-    peak = level[near].max()
+    facet, near = radius < FACET_DIAMETERS * diameter_nm, radius <= OFF_AXIS_DIAMETERS * diameter_nm
+    gap = np.percentile(picture[facet], 10)
+    step = max(1 - gap, 0.2)
+    peak = min(1.0, (picture[near].max() - gap) / step)
     if peak < SMALLEST_PEAK:
         return 0.0
-    # A neck thinner than the resolution does not reach the level of the bodies: its own counts.
-    threshold = threshold * min(1.0, peak)
-    labels, count = ndimage.label(level > threshold)
+    slope = np.maximum(np.hypot(*np.gradient(picture)), 1e-6)
+    contour = gap + FIRST_OUTLINE * peak * step
+    outline, around = _outline(picture, contour, near)
+    first = _diameter(_area_nm2(picture - contour, slope, around, pixel_nm))
+    if first > RESOLVED_DIAMETERS * diameter_nm and peak < RESOLVED_PEAK:
+        return 0.0
+    beside = facet & ~around
+    if beside.sum() > LEAST_BESIDE * facet.sum():
+        gap = np.median(picture[beside])
+    core = ndimage.binary_erosion(outline, np.ones((3, 3)), iterations=EDGE_INSIDE)
+    neck = min(1.0, planes[:, core if core.any() else outline].mean(axis=1).min())
+    contour = gap + threshold * (neck - gap)
+    outline, around = _outline(picture, contour, near)
+    return _area_nm2(picture - contour, slope, around, pixel_nm)
+
+
+def _outline(picture: np.ndarray, contour: float, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mask of the patch above the contour with the most pixels near the line of centres, and the same with its rim."""
+    labels, count = ndimage.label(picture > contour)
     inside = np.bincount(labels[near], minlength=count + 1)
     inside[0] = 0
     best = int(inside.argmax())
-    if inside[best] == 0:
-        return 0.0
-    # Each pixel counts by where the contour passes it: the slope of the blurred edge says how far.
-    patch = ndimage.binary_dilation(labels == best, iterations=2)
-    slope = np.hypot(*np.gradient(level))
-    part = np.clip(0.5 + (level - threshold) / np.maximum(slope, 1e-6), 0, 1)
-    area = float(part[patch].sum() * pixel_nm**2)
-    resolved = 2 * np.sqrt(area / np.pi) > RESOLVED_DIAMETERS * diameter_nm
-    return 0.0 if resolved and peak < RESOLVED_PEAK else area
+    outline = (labels == best) & (inside[best] > 0)
+    return outline, ndimage.binary_dilation(outline, iterations=EDGE_OUTSIDE)
+
+
+def _area_nm2(above: np.ndarray, slope: np.ndarray, around: np.ndarray, pixel_nm: float) -> float:
+    """Area of a patch: each pixel counts by where the contour passes it, which the slope of the blurred edge says."""
+    return float(np.clip(0.5 + above[around] / slope[around], 0, 1).sum() * pixel_nm**2)
 
 
 def measure_necks(
@@ -173,7 +206,7 @@ def measure_necks(
     pairs
         ``qd_1, qd_2, axis`` from :func:`mesotomo_utils.mapping.superlattice.neighbour_pairs`.
     threshold
-        Contour of a neck between the level of the gap and that of the bodies.
+        Contour of a neck between the level of the gap and that of the neck.
     dask
         Address of a Dask scheduler whose workers take the pairs; None for threads.
     progress
@@ -200,18 +233,13 @@ def measure_necks(
             f"but the table of centres has rows 0 to {len(xyz) - 1}"
         )
 
-    def measure(pair) -> tuple[float, float]:
-        planes, pixel = gap_planes(image, xyz[pair[0]], xyz[pair[1]])
-        area = neck_area(gap_picture(planes), pixel, diameter_nm=image.diameter_nm, threshold=threshold)
-        return 2 * np.sqrt(area / np.pi), gap_length_nm(planes, pixel, diameter_nm=image.diameter_nm)
+    def measure(planes: np.ndarray, pixel_nm: float) -> tuple[float, float]:
+        area = neck_area(planes, pixel_nm, diameter_nm=image.diameter_nm, threshold=threshold)
+        return area, gap_length_nm(planes, pixel_nm, diameter_nm=image.diameter_nm)
 
-    _ = image.sampler  # made once, before the threads or the workers ask for it
-    together = 1 if dask is None else _PAIRS_TOGETHER
-    groups = [ends[first : first + together] for first in range(0, len(ends), together)]
-    measured = map_items(lambda group: [measure(pair) for pair in group], groups, dask=dask, progress=progress)
-    values = np.array([pair for group in measured for pair in group], float).reshape(-1, 2)
+    values = _each_gap(measure, image, xyz, ends, dask=dask, progress=progress).reshape(-1, 2)
     table = pairs[["qd_1", "qd_2", "axis"]].copy()
-    table["diameter_nm"], table["sigma_nm"], table["length_nm"] = values[:, 0], np.nan, values[:, 1]
+    table["diameter_nm"], table["sigma_nm"], table["length_nm"] = _diameter(values[:, 0]), np.nan, values[:, 1]
     distance = np.linalg.norm(xyz[ends[:, 1]] - xyz[ends[:, 0]], axis=1)
     bodies = (distance - table["length_nm"]).groupby(table["axis"]).transform("mean")
     table["length_nm"] = table["length_nm"].fillna((distance - bodies).clip(lower=0))
@@ -230,15 +258,44 @@ def near_necks(image: BodyImage, xyz_nm, *, of=None, dask: str | None = None) ->
 
     Returns
     -------
-    As there, for the pairs nearer than :data:`NEAR_DIAMETERS`; their ``axis`` is empty.
+    DataFrame with ``qd_1, qd_2, diameter_nm`` as there, of the pairs nearer than :data:`NEAR_DIAMETERS`.
     """
     xyz = np.asarray(xyz_nm, float).reshape(-1, 3)
     reach = NEAR_DIAMETERS * image.diameter_nm
     ends = cKDTree(xyz).query_pairs(reach, output_type="ndarray") if len(xyz) else np.zeros((0, 2), int)
     if of is not None:
         ends = ends[np.isin(ends, of).any(axis=1)]
-    pairs = pd.DataFrame(ends, columns=["qd_1", "qd_2"]).sort_values(["qd_1", "qd_2"], ignore_index=True)
-    return measure_necks(image, xyz, pairs.assign(axis=""), dask=dask)
+    ends = ends[np.lexsort(ends.T[::-1])]
+
+    def measure(planes: np.ndarray, pixel_nm: float) -> float:
+        return neck_area(planes, pixel_nm, diameter_nm=image.diameter_nm)
+
+    areas = _each_gap(measure, image, xyz, ends, dask=dask)
+    return pd.DataFrame({"qd_1": ends[:, 0], "qd_2": ends[:, 1], "diameter_nm": _diameter(areas)})
+
+
+def _each_gap(
+    measure: Callable[[np.ndarray, float], Any],
+    image: BodyImage,
+    xyz: np.ndarray,
+    ends: np.ndarray,
+    *,
+    dask: str | None,
+    progress: str | None = None,
+) -> np.ndarray:
+    """What ``measure`` makes of the planes across the gap of each pair (rows of ``xyz``), and of their step."""
+    _ = image.sampler  # made once, before the threads or the workers ask for it
+    together = 1 if dask is None else _PAIRS_TOGETHER
+    groups = [xyz[ends[first : first + together]] for first in range(0, len(ends), together)]
+    measured = map_items(
+        lambda group: [measure(*gap_planes(image, *pair)) for pair in group], groups, dask=dask, progress=progress
+    )
+    return np.array([pair for group in measured for pair in group], float)
+
+
+def _diameter(area: np.ndarray) -> np.ndarray:
+    """Diameter of the circle of that area."""
+    return 2 * np.sqrt(area / np.pi)
 
 
 def neck_sigmas(

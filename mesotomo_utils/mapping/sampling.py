@@ -130,7 +130,7 @@ def to_nm(index, shape, step_nm: float) -> np.ndarray:
 
 
 class Sampler:
-    """Cubic-spline interpolation of one volume, at patches around points or at single points.
+    """Cubic-spline interpolation of one volume, on patches around points or on a turned grid.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class Sampler:
     step_nm
         Edge of its voxels, nm.
     device
-        Where patches are read and stay; points are read on the CPU.
+        Where patches are read and stay; a grid is read on the CPU.
 
     Notes
     -----
@@ -179,10 +179,14 @@ class Sampler:
                 blocks += xp.multiply(weight, part, out=term)
         return blocks
 
-    def points(self, xyz_nm) -> np.ndarray:
-        """(N,) float32 values at (N, 3) points, nm."""
-        values = np.empty(len(xyz_nm), np.float32)
-        splines.read_points(self._coefficients, to_index(xyz_nm, self.shape, self.step_nm) + _PAD, values)
+    def grid(self, origin_nm, steps_nm, shape: tuple[int, int, int]) -> np.ndarray:
+        """(l, m, n) float32 values on a turned grid: ``origin_nm`` is x, y, z of its first point, nm, and row i of the
+        (3, 3) ``steps_nm`` the step x, y, z along its axis i.
+        """
+        values = np.empty(shape, np.float32)
+        [origin] = to_index(np.asarray(origin_nm)[None], self.shape, self.step_nm) + _PAD
+        steps = np.ascontiguousarray(np.asarray(steps_nm, float)[:, ::-1] / self.step_nm)
+        splines.read_grid(self._coefficients, origin, steps, values)
         return values
 
 

@@ -18,41 +18,67 @@ import numpy as np
 
 def cubic_weights(t: Any) -> tuple[Any, Any, Any, Any]:
     """Weights of the cubic B-spline for the fractional offset t in [0, 1) from the second of four coefficients."""
-    return (1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6
+    before = 1 - t
+    first, last = before * before * before / 6, t * t * t / 6
+    second = 2 / 3 - t * t * (1 - t / 2)
+    return first, second, 1 - first - second - last, last
 
 
 _weights = numba.njit(nogil=True)(cubic_weights)
+# unsigned, as all of an index must be then: numba need not see whether it counts from the end, a third of the time
+ONE, TWO, THREE = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
 @numba.njit(nogil=True)
-def read_points(coefficients: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
-    """Values at single points.
+def _read(coefficients: np.ndarray, z: float, y: float, x: float) -> np.float32:
+    """Value at one point, in voxels; beyond the outermost voxel but one it goes on as there, and so for NaN."""
+    depth, height, width = coefficients.shape
+    z, y, x = _within(z, depth), _within(y, height), _within(x, width)
+    i, j, k = np.uint64(z), np.uint64(y), np.uint64(x)
+    over_z, over_y, over_x = _single(_weights(z - i)), _single(_weights(y - j)), _single(_weights(x - k))
+    i, j, k = i - ONE, j - ONE, k - ONE
+    value = np.float32(0)
+    for tap_z in range(4):
+        plane = np.float32(0)
+        for tap_y in range(4):
+            a, b = i + np.uint64(tap_z), j + np.uint64(tap_y)
+            row = over_x[0] * coefficients[a, b, k] + over_x[1] * coefficients[a, b, k + ONE]
+            row += over_x[2] * coefficients[a, b, k + TWO] + over_x[3] * coefficients[a, b, k + THREE]
+            plane += over_y[tap_y] * row
+        value += over_z[tap_z] * plane
+    return value
+
+
+@numba.njit(nogil=True)
+def _single(w: tuple[float, float, float, float]) -> tuple[np.float32, np.float32, np.float32, np.float32]:
+    return np.float32(w[0]), np.float32(w[1]), np.float32(w[2]), np.float32(w[3])
+
+
+@numba.njit(nogil=True)
+def _within(at: float, edge: int) -> float:
+    return min(at, edge - 3.0) if at > 1 else 1.0
+
+
+@numba.njit(nogil=True)
+def read_grid(coefficients: np.ndarray, origin: np.ndarray, steps: np.ndarray, out: np.ndarray) -> None:
+    """Values on a grid that is turned against the voxels.
 
     Parameters
     ----------
     coefficients
         (nz, ny, nx) float32, each edge at least four; beyond its outermost voxel but one it goes on as there.
-    index
-        (N, 3) z, y, x in voxels.
+    origin
+        (3,) z, y, x of the grid's first point, in voxels.
+    steps
+        (3, 3), a row the step z, y, x along one of the grid's axes, in voxels.
     out
-        (N,) float32, filled with the values.
+        (l, m, n) float32, filled with the values.
     """
-    weights, first = np.empty((3, 4), np.float32), np.empty(3, np.int64)
-    for point in range(len(index)):
-        for axis in range(3):
-            at, last = index[point, axis], coefficients.shape[axis] - 3.0
-            at = min(at, last) if at > 1 else 1.0  # NaN too: nothing is read beyond the array
-            first[axis] = int(at) - 1
-            for tap, weight in enumerate(_weights(at - int(at))):
-                weights[axis, tap] = weight
-        value = np.float32(0)
-        w, (z, y, x) = weights[2], first
-        for i in range(4):
-            for j in range(4):
-                row = coefficients[z + i, y + j, x : x + 4]
-                along_x = w[0] * row[0] + w[1] * row[1] + w[2] * row[2] + w[3] * row[3]
-                value += weights[0, i] * weights[1, j] * along_x
-        out[point] = value
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            z, y, x = origin + i * steps[0] + j * steps[1]
+            for k in range(out.shape[2]):
+                out[i, j, k] = _read(coefficients, z + k * steps[2, 0], y + k * steps[2, 1], x + k * steps[2, 2])
 
 
 @numba.njit(nogil=True)
