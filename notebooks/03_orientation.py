@@ -35,6 +35,7 @@ import pandas as pd
 from mesotomo_utils import lattice
 from mesotomo_utils.analysis import orientation_sigma
 from mesotomo_utils.mapping import lattice_spots, model_dot, orientation, orientation_errors, replicas, strain
+from mesotomo_utils.tomography.cutting import keeping_chunks
 from mesotomo_utils.tomography.tomogram import open_tomogram
 from mesotomo_utils.visualization import figures, orientation_figures
 from mesotomo_utils.workflow import results
@@ -58,6 +59,7 @@ dask = None  # address of a Dask scheduler whose workers take the dots; None: th
 # %%
 description = load_sample(sample)
 tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
+volume = keeping_chunks(tomogram.data, kept_bytes=4e9)  # its dots are cut out three times
 voxel_nm = tomogram.voxel_nm
 centres = results.read_table(run_dir, "centres.csv")
 centres.head()
@@ -94,7 +96,7 @@ at = {"device": device, "dask": dask}
 middle = int(np.argmin(np.linalg.norm(xyz - np.median(xyz, axis=0), axis=1)))
 if possible:
     R, spots, planes, extent = lattice_spots.inspect_dot(
-        tomogram.data, voxel_nm, xyz[middle], **settings
+        volume, voxel_nm, xyz[middle], **settings
     )
     in_planes = lattice_spots.spots_in_planes(R, spots)
     fig = orientation_figures.fourier_planes(planes, extent, in_planes)
@@ -163,7 +165,7 @@ if possible:
     removable, why_left = replicas.can_be_removed(tomogram.attributes, V, lattice_nm=lattice_nm)
     some = np.arange(len(xyz)) % max(1, len(xyz) // 150) == 0  # the control costs a search of its own
     table = orientation.orient_dots(
-        tomogram.data, voxel_nm, xyz, control=some, strain=not removable, false_accepts=false_accepts,
+        volume, voxel_nm, xyz, control=some, strain=not removable, false_accepts=false_accepts,
         progress="orientations", **at, **settings,
     )
 else:
@@ -216,14 +218,14 @@ model, turn_deg, before = None, np.full(len(table), np.nan), table
 if removable:
     angles_deg = tomogram.angles_deg
     whole = ~centres["at_edge"].to_numpy(bool)
-    model = replicas.model_lattices(tomogram.data, voxel_nm, xyz, before, whole=whole, dask=dask, **settings)
+    model = replicas.model_lattices(volume, voxel_nm, xyz, before, whole=whole, dask=dask, **settings)
     [to_remove] = replicas.find_replicas(model, [angles_deg], progress="replicas", **at)
 
 # %%
 if removable:
     R_before = lattice.from_quaternions(before[orientation.QUATERNION].to_numpy())
     table = orientation.orient_dots(
-        tomogram.data, voxel_nm, xyz, start=R_before, replicas=to_remove, false_accepts=false_accepts,
+        volume, voxel_nm, xyz, start=R_before, replicas=to_remove, false_accepts=false_accepts,
         progress="orientations without replicas", **at, **settings,
     )
     table["control_snr"] = before["control_snr"]
@@ -260,6 +262,7 @@ if removable:
 # alignment, and taken out. A scale of tilts that is wrong throughout shows in neither.
 
 # %%
+volume = None  # room for the halves
 halves = ("half_even.ome.zarr", "half_odd.ome.zarr")
 errors, common_deg = pd.DataFrame({"sigma_deg": np.full(len(table), np.nan)}), np.full(3, np.nan)
 if visible and all(results.exists(run_dir, name) for name in halves):

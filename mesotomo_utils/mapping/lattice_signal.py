@@ -166,13 +166,19 @@ def transform(window: DotWindow, cubes: np.ndarray) -> np.ndarray:
     last reflection are kept, which halves the work. SciPy's transform stays in its thread, so that
     dots can be spread over threads.
     """
+    if get_array_module(cubes) is not np:
+        return _transform(window, cubes)
+    spectra = np.empty((*cubes.shape[:-3], *window.grid_shape), np.complex64)
+    for one in np.ndindex(cubes.shape[:-3]):  # one after the other: what one needs at a time fits into a core's cache
+        _transform(window, cubes[one], out=spectra[one])
+    return spectra
+
+
+def _transform(window: DotWindow, cubes: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     box, k_max = window._box, window.k_max
     xp = get_array_module(cubes)
-    if xp is np and cubes.ndim > 3:
-        # one after the other: what one needs at a time fits into a core's cache
-        return np.stack([transform(window, cube) for cube in cubes])
     transforms = fft_module(xp)
-    density = _less_mean(window, cubes) * window.weights
+    density = _windowed(window, cubes, window.weights)
     k = np.arange(-k_max, k_max + 1) % box
     kx = np.arange(-_REACH, k_max + 1) % box
     # The density is real: what a real transform leaves out is the conjugate of what it gives.
@@ -181,7 +187,8 @@ def transform(window: DotWindow, cubes: np.ndarray) -> np.ndarray:
     along_x = transforms.rfft(density, box, axis=-1)[..., kx]
     along_x[..., left_out] = along_x[..., left_out].conj()
     along_y = transforms.fft(along_x, box, axis=-2, overwrite_x=True)[..., k, :]
-    return transforms.fft(along_y, box, axis=-3, overwrite_x=True)[..., k, :, :] * window._phase
+    along_z = transforms.fft(along_y, box, axis=-3, overwrite_x=True)[..., k, :, :]
+    return xp.multiply(along_z, window._phase, out=out)
 
 
 def moved(window: DotWindow, spectra: np.ndarray, by_nm: np.ndarray) -> np.ndarray:
@@ -210,7 +217,7 @@ def fourier_sums(window: DotWindow, cube: np.ndarray, g_per_nm: np.ndarray) -> n
     """
     x_nm = (np.arange(window.n) - window.n // 2) * window.voxel_nm
     ex, ey, ez = np.exp(-2j * np.pi * g_per_nm.T[:, None] * x_nm[:, None]).astype(np.complex64)
-    density = _less_mean(window, cube) * window.window
+    density = _windowed(window, cube, window.window)
     along_x = density @ ex.real + 1j * (density @ ex.imag)
     return np.einsum("zyg,yg,zg->g", along_x, ey, ez, optimize=True)
 
@@ -309,21 +316,23 @@ def local_transform(
 def _sums(window: DotWindow, cubes: np.ndarray, ex: np.ndarray, ey: np.ndarray, ez: np.ndarray) -> np.ndarray:
     """Sums of windowed cubes times waves (D, M, n, orders): (D, M, order along x, order along y, order along z)."""
     d, m, n = ex.shape[:3]
-    density = (_less_mean(window, cubes) * window.window).reshape(d, n * n, n)
-    columns = ex.transpose(0, 2, 1, 3).reshape(d, n, _ORDERS * m)
-    along_x = get_array_module(cubes).empty((d, n * n, _ORDERS * m), np.complex64)
-    along_x.real, along_x.imag = density @ columns.real, density @ columns.imag
+    density = _windowed(window, cubes, window.window).reshape(d, n * n, n)
+    # real and imaginary parts side by side: one product of real matrices
+    columns = get_array_module(cubes).ascontiguousarray(ex.transpose(0, 2, 1, 3)).reshape(d, n, _ORDERS * m)
+    along_x = (density @ columns.view(np.float32)).view(np.complex64)
     # (D, M, order along x, z, y), then y and z
     planes = along_x.reshape(d, n, n, m, _ORDERS).transpose(0, 3, 4, 1, 2)
     return (planes @ ey[:, :, None]).swapaxes(3, 4) @ ez[:, :, None]
 
 
-def _less_mean(window: DotWindow, cubes: np.ndarray) -> np.ndarray:
-    """Cubes less their means over the window, whose tails would lie under the first reflections."""
+def _windowed(window: DotWindow, cubes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Cubes times weights, less their means over the window, whose tails would lie under the first reflections."""
     if cubes.shape[-3:] != window.window.shape:
         raise ValueError(f"a cube has the shape {cubes.shape[-3:]}, the window wants {window.window.shape}")
     mean = get_array_module(cubes).einsum("...zyx,zyx->...", cubes, window.window) / window.window.sum()
-    return cubes - mean[..., None, None, None].astype(np.float32)
+    density = cubes - mean[..., None, None, None].astype(np.float32)
+    density *= weights
+    return density
 
 
 def _half_space(g_per_nm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -72,9 +72,9 @@ class KeptChunks:
         return chunk.result()  # where it is not new another thread may still be reading it
 
 
-def keeping_chunks(volume: Any) -> Any:
+def keeping_chunks(volume: Any, *, kept_bytes: float = _KEPT_BYTES) -> Any:
     """A Zarr array that keeps its chunks (:class:`KeptChunks`); anything else as it is."""
-    return KeptChunks(volume) if hasattr(volume, "chunks") else volume
+    return KeptChunks(volume, kept_bytes=kept_bytes) if hasattr(volume, "chunks") else volume
 
 
 def cut_cube(volume: Any, voxel_nm: float, centre_nm: np.ndarray, n: int) -> np.ndarray:
