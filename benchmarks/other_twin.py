@@ -48,6 +48,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.55, "anion": "S", "lattice_nm": 0.5936, "pixel_nm": 0.09, "electrons": 100.0},
     "q8": {"seed": 7108, "dots": 420, "cell": (5.85, 5.60, 5.70, 94, 97, 101), "base": "Si", "cap": "Pt", "even": True}
     | {"gap": 0.55, "anion": "Te", "lattice_nm": 0.646, "pixel_nm": 0.055, "tilts": 120, "edges_nm": (3.8, 4.8)},
+    "q9": {"seed": 7109, "dots": 600, "cell": (6.40, 5.60, 5.90, 91, 103, 88), "base": "C", "cap": "Pt", "even": True}
+    | {"gap": 0.5, "given": 5.2, "electrons": 200.0},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
 USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}
