@@ -64,6 +64,16 @@ def test_area_of_a_drawn_disc():
     assert necks.neck_area(np.repeat(off_axis[None], 17, axis=0), 0.15, diameter_nm=5.0) == 0
 
 
+def test_a_neck_that_lacks_atoms_in_its_middle_is_as_thick_as_a_whole_one():
+    axis = (np.arange(41) - 20) * 0.15
+    radius = np.hypot(axis[:, None], axis[None])
+    for diameter in (1.5, 2.5, 4.0):
+        planes = np.repeat(1 / (1 + np.exp((radius - diameter / 2) / 0.1))[None], 17, axis=0)
+        planes[8] *= np.where(radius < 0.3, 1.0, 0.7)  # where two lattices meet, but for a few columns of atoms
+        area = necks.neck_area(planes, 0.15, diameter_nm=5.0)
+        assert 2 * np.sqrt(area / np.pi) == pytest.approx(diameter, abs=0.06)
+
+
 def test_half_sets_give_one_sigma_for_all(film, monkeypatch):
     drawn, _ = film
     rng = np.random.default_rng(0)
