@@ -59,7 +59,7 @@ dask = None  # address of a Dask scheduler whose workers take the dots; None: th
 # %%
 description = load_sample(sample)
 tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
-volume = keeping_chunks(tomogram.data, kept_bytes=4e9)  # its dots are cut out three times
+volume = keeping_chunks(tomogram.data, kept_bytes=3e9)  # its dots are cut out three times
 voxel_nm = tomogram.voxel_nm
 centres = results.read_table(run_dir, "centres.csv")
 centres.head()

@@ -26,7 +26,7 @@ def cubic_weights(t: Any) -> tuple[Any, Any, Any, Any]:
 
 _weights = numba.njit(nogil=True)(cubic_weights)
 # unsigned, as all of an index must be then: numba need not see whether it counts from the end, a third of the time
-ONE, TWO, THREE = np.uint64(1), np.uint64(2), np.uint64(3)
+_ONE, _TWO, _THREE = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
 @numba.njit(nogil=True)
@@ -36,14 +36,14 @@ def _read(coefficients: np.ndarray, z: float, y: float, x: float) -> np.float32:
     z, y, x = _within(z, depth), _within(y, height), _within(x, width)
     i, j, k = np.uint64(z), np.uint64(y), np.uint64(x)
     over_z, over_y, over_x = _single(_weights(z - i)), _single(_weights(y - j)), _single(_weights(x - k))
-    i, j, k = i - ONE, j - ONE, k - ONE
+    i, j, k = i - _ONE, j - _ONE, k - _ONE
     value = np.float32(0)
     for tap_z in range(4):
         plane = np.float32(0)
         for tap_y in range(4):
             a, b = i + np.uint64(tap_z), j + np.uint64(tap_y)
-            row = over_x[0] * coefficients[a, b, k] + over_x[1] * coefficients[a, b, k + ONE]
-            row += over_x[2] * coefficients[a, b, k + TWO] + over_x[3] * coefficients[a, b, k + THREE]
+            row = over_x[0] * coefficients[a, b, k] + over_x[1] * coefficients[a, b, k + _ONE]
+            row += over_x[2] * coefficients[a, b, k + _TWO] + over_x[3] * coefficients[a, b, k + _THREE]
             plane += over_y[tap_y] * row
         value += over_z[tap_z] * plane
     return value
