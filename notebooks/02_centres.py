@@ -321,7 +321,8 @@ if measured:
     results.save_figure(fig, run_dir, "necks", joints)
 
 # %% [markdown]
-# Four gaps, from none to the thickest. The dashed circle has the area that was found.
+# Four gaps, from none to the thickest. The dashed circle has the area that was found. A thick neck is not evenly bright:
+# its halves belong to two lattices, and where the planes of one do not meet those of the other, atoms are missing.
 
 # %%
 if image is not None:
