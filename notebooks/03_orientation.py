@@ -262,7 +262,7 @@ if removable:
 # alignment, and taken out. A scale of tilts that is wrong throughout shows in neither.
 
 # %%
-volume = None  # room for the halves
+volume = to_remove = None  # room for those of the halves
 halves = ("half_even.ome.zarr", "half_odd.ome.zarr")
 errors, common_deg = pd.DataFrame({"sigma_deg": np.full(len(table), np.nan)}), np.full(3, np.nan)
 if visible and all(results.exists(run_dir, name) for name in halves):
