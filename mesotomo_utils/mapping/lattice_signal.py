@@ -326,7 +326,7 @@ def _sums(window: DotWindow, cubes: np.ndarray, ex: np.ndarray, ey: np.ndarray, 
 
 
 def _windowed(window: DotWindow, cubes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Cubes times weights, less their means over the window, whose tails would lie under the first reflections."""
+    """Cubes less their means over the window, whose tails would lie under the first reflections, times weights."""
     if cubes.shape[-3:] != window.window.shape:
         raise ValueError(f"a cube has the shape {cubes.shape[-3:]}, the window wants {window.window.shape}")
     mean = get_array_module(cubes).einsum("...zyx,zyx->...", cubes, window.window) / window.window.sum()
