@@ -294,7 +294,7 @@ saved = results.save_figure(fig, run_dir, "neighbour_vectors", drawn)
 #
 # Lines parallel to the line of centres are followed through the gap, and the lowest grey level on each is kept. A
 # line that stays inside a neck all the way keeps the neck's level. Its smallest cross-section is what lies above a contour
-# half-way between the level of the gap beside it and its own, the mean in its darkest plane: two lattices that do not
+# nearly half-way from the level of the gap beside it to its own, the mean in its darkest plane: two lattices that do not
 # quite meet, or a thin neck, are not as bright as a body. The diameter is $2\sqrt{\mathrm{area}/\pi}$; twins say how far
 # that holds (`benchmarks/calibrate_necks.py`). Its σ is what the halves of the tilts differ by and, mostly, what they
 # share: how a neck meets the facets, as measured on twins.
@@ -384,6 +384,7 @@ if image is not None:
 # %% tags=["solution"]
 if image is not None:
     some = pairs.sample(min(len(pairs), 150), random_state=0)
+    # not at all: whether there is a neck its brightest line tells, the contour how thick it is
     for threshold in (0.36, 0.46, 0.56):
         other = necks.measure_necks(image, xyz, some, threshold=threshold)["diameter_nm"]
         print(f"contour {threshold}: {(other > 0).mean():.3f} joined, {other[other > 0].mean():.2f} nm")

@@ -218,7 +218,7 @@ def fourier_sums(window: DotWindow, cube: np.ndarray, g_per_nm: np.ndarray) -> n
     x_nm = (np.arange(window.n) - window.n // 2) * window.voxel_nm
     ex, ey, ez = np.exp(-2j * np.pi * g_per_nm.T[:, None] * x_nm[:, None]).astype(np.complex64)
     density = _windowed(window, cube, window.window)
-    along_x = density @ ex.real + 1j * (density @ ex.imag)
+    along_x = _times_waves(density, ex)
     return np.einsum("zyg,yg,zg->g", along_x, ey, ez, optimize=True)
 
 
@@ -317,12 +317,16 @@ def _sums(window: DotWindow, cubes: np.ndarray, ex: np.ndarray, ey: np.ndarray, 
     """Sums of windowed cubes times waves (D, M, n, orders): (D, M, order along x, order along y, order along z)."""
     d, m, n = ex.shape[:3]
     density = _windowed(window, cubes, window.window).reshape(d, n * n, n)
-    # real and imaginary parts side by side: one product of real matrices
-    columns = get_array_module(cubes).ascontiguousarray(ex.transpose(0, 2, 1, 3)).reshape(d, n, _ORDERS * m)
-    along_x = (density @ columns.view(np.float32)).view(np.complex64)
+    along_x = _times_waves(density, ex.transpose(0, 2, 1, 3).reshape(d, n, _ORDERS * m))
     # (D, M, order along x, z, y), then y and z
     planes = along_x.reshape(d, n, n, m, _ORDERS).transpose(0, 3, 4, 1, 2)
     return (planes @ ey[:, :, None]).swapaxes(3, 4) @ ez[:, :, None]
+
+
+def _times_waves(density: np.ndarray, waves: np.ndarray) -> np.ndarray:
+    """Matrix product of float32 and complex64, as one of real matrices: real and imaginary parts side by side."""
+    columns = get_array_module(density).ascontiguousarray(waves).view(np.float32)
+    return (density @ columns).view(np.complex64)
 
 
 def _windowed(window: DotWindow, cubes: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ Lines parallel to the one that joins two centres are followed through the gap, i
 its atomic lattice filtered away, and the lowest value on each is kept. A line that stays inside a
 neck all the way across keeps the level of the bodies; the others fall to that of the matrix. That
 makes one picture of the gap as seen along the line of centres, also where the gap is oblique, and the
-area of the neck is what lies above half of the step between the two levels: that of the gap beside
+area of the neck is what lies above nearly half of the step between two levels: that of the gap beside
 the neck and the neck's own, which is not that of the bodies where it is thin or lacks atoms in its middle.
 Pixels at the contour count in part, which makes the area exact below one pixel.
 """
@@ -12,6 +12,7 @@ Pixels at the contour count in part, which makes the area exact below one pixel.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -267,11 +268,7 @@ def near_necks(image: BodyImage, xyz_nm, *, of=None, dask: str | None = None) ->
     if of is not None:
         ends = ends[np.isin(ends, of).any(axis=1)]
     ends = ends[np.lexsort(ends.T[::-1])]
-
-    def measure(planes: np.ndarray, pixel_nm: float) -> float:
-        return neck_area(planes, pixel_nm, diameter_nm=image.diameter_nm)
-
-    areas = _each_gap(measure, image, xyz, ends, dask=dask)
+    areas = _each_gap(partial(neck_area, diameter_nm=image.diameter_nm), image, xyz, ends, dask=dask)
     return pd.DataFrame({"qd_1": ends[:, 0], "qd_2": ends[:, 1], "diameter_nm": _diameter(areas)})
 
 
