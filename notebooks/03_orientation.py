@@ -34,8 +34,15 @@ import pandas as pd
 
 from mesotomo_utils import lattice
 from mesotomo_utils.analysis import orientation_sigma
-from mesotomo_utils.mapping import lattice_spots, model_dot, orientation, orientation_errors, replicas, strain
-from mesotomo_utils.tomography.cutting import keeping_chunks
+from mesotomo_utils.mapping import (
+    lattice_spots,
+    model_dot,
+    orientation,
+    orientation_errors,
+    orientation_follow,
+    replicas,
+    strain,
+)
 from mesotomo_utils.tomography.tomogram import open_tomogram
 from mesotomo_utils.visualization import figures, orientation_figures
 from mesotomo_utils.workflow import results
@@ -59,7 +66,7 @@ dask = None  # address of a Dask scheduler whose workers take the dots; None: th
 # %%
 description = load_sample(sample)
 tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
-volume = keeping_chunks(tomogram.data, kept_bytes=3e9)  # its dots are cut out three times
+volume = tomogram.data
 voxel_nm = tomogram.voxel_nm
 centres = results.read_table(run_dir, "centres.csv")
 centres.head()
@@ -214,24 +221,21 @@ print(why_not or f"{accepted.sum()} of {len(table)} dots show their lattice")
 if not visible:
     removable, why_left = False, why_not
     table[orientation.QUATERNION] = np.nan  # the few that pass do so by chance
-model, turn_deg, before = None, np.full(len(table), np.nan), table
+model, turn_deg = None, np.full(len(table), np.nan)
 if removable:
     angles_deg = tomogram.angles_deg
     whole = ~centres["at_edge"].to_numpy(bool)
-    model = replicas.model_lattices(volume, voxel_nm, xyz, before, whole=whole, dask=dask, **settings)
+    model = replicas.model_lattices(volume, voxel_nm, xyz, table, whole=whole, dask=dask, **settings)
+    model = replicas.project_lattices(model, angles_deg, progress="lattices projected", **at)
     [to_remove] = replicas.find_replicas(model, [angles_deg], progress="replicas", **at)
 
 # %%
 if removable:
-    R_before = lattice.from_quaternions(before[orientation.QUATERNION].to_numpy())
-    table = orientation.orient_dots(
-        volume, voxel_nm, xyz, start=R_before, replicas=to_remove, false_accepts=false_accepts,
-        progress="orientations without replicas", **at, **settings,
+    table, turn_deg = orientation_follow.without_replicas(
+        volume, voxel_nm, xyz, table, to_remove, lattice_nm=lattice_nm, window_nm=window,
+        false_accepts=false_accepts, progress="orientations without replicas", **at,
     )
-    table["control_snr"] = before["control_snr"]
-    R_after = lattice.from_quaternions(table[orientation.QUATERNION].to_numpy())
     accepted = table["qw"].notna().to_numpy()
-    turn_deg[accepted] = lattice.rotation_angle_deg(R_after[accepted] @ np.swapaxes(R_before[accepted], 1, 2))
 replica_turn_deg = float(np.nanmedian(turn_deg)) if removable else np.nan
 print(why_left or f"half of the dots turn by more than {replica_turn_deg:.2f}°")
 
@@ -262,7 +266,7 @@ if removable:
 # alignment, and taken out. A scale of tilts that is wrong throughout shows in neither.
 
 # %%
-volume = to_remove = None  # room for those of the halves
+to_remove = None  # room for those of the halves
 halves = ("half_even.ome.zarr", "half_odd.ome.zarr")
 errors, common_deg = pd.DataFrame({"sigma_deg": np.full(len(table), np.nan)}), np.full(3, np.nan)
 if visible and all(results.exists(run_dir, name) for name in halves):

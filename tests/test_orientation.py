@@ -19,6 +19,7 @@ from mesotomo_utils.mapping import (
     strain,
 )
 from mesotomo_utils.mapping.orientation import QUATERNION
+from mesotomo_utils.mapping.replicas import Replicas
 from mesotomo_utils.tomography.cutting import cut_cube
 from mesotomo_utils.tomography.projector import Projector
 
@@ -142,12 +143,6 @@ def test_the_equivalent_follows_the_superlattice(clean: np.ndarray):
         V = TURN @ operation
         table = orientation.orient_dots(clean, VOXEL_NM, HERE, superlattice=V, **SETTINGS)
         assert lattice.rotation_angle_deg(matrices(table)[0] @ V.T) < 0.05
-
-
-def test_a_start_is_refined_to_the_same_answer(clean: np.ndarray, oriented: pd.DataFrame):
-    start = (lattice.axis_angle([1, 1, 0], np.deg2rad(1.0)) @ TURN)[None]
-    table = orientation.orient_dots(clean, VOXEL_NM, HERE, start=start, superlattice=TURN, **SETTINGS)
-    assert lattice.rotation_angle_deg(matrices(table)[0] @ matrices(oriented)[0].T) < 1e-3
 
 
 def test_an_array_read_piece_by_piece_gives_the_same(clean: np.ndarray, oriented: pd.DataFrame):
@@ -294,21 +289,44 @@ def test_known_orientations_are_followed_into_another_tomogram(clean: np.ndarray
     tables.loc[1, QUATERNION] = np.nan
     far = lattice.axis_angle([0.2, 1.0, -0.4], np.deg2rad(1.5)) @ TURN  # two thirds of a Fourier voxel
     too_far = lattice.axis_angle([0.2, 1.0, -0.4], np.deg2rad(3.0)) @ TURN
-    lost, *_ = orientation_follow.follow_dots(dot(too_far), VOXEL_NM, HERE, oriented, **SETTINGS)
-    assert np.isnan(lost).all()
+    lost = orientation_follow.follow_dots(dot(too_far), VOXEL_NM, HERE, oriented, **SETTINGS)
+    assert np.isnan(lost.R).all()
     for R in (TURN, far):
-        R_found, taken, cells = orientation_follow.follow_dots(dot(R), VOXEL_NM, np.zeros((2, 3)), tables, **SETTINGS)
+        found = orientation_follow.follow_dots(dot(R), VOXEL_NM, np.zeros((2, 3)), tables, **SETTINGS)
         again = orientation.orient_dots(dot(R), VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)
-        assert lattice.rotation_angle_deg(R_found[0] @ matrices(again)[0].T) < 0.01
-        assert np.isnan(R_found[1]).all()
-        assert not taken[0].any()
-        cell = lattice.cell_parameters(cells[0])
+        assert lattice.rotation_angle_deg(found.R[0] @ matrices(again)[0].T) < 0.01
+        assert found.lattice_nm[0] == pytest.approx(again["lattice_nm"][0], rel=1e-4)
+        assert not found.taken_deg[0].any()
+        assert found.power[0] == 1
+        cell = lattice.cell_parameters(found.cells_nm[0])
         lengths, angles = ["a_nm", "b_nm", "c_nm"], ["alpha_deg", "beta_deg", "gamma_deg"]
         np.testing.assert_allclose([cell[name] for name in lengths], again.loc[0, lengths].astype(float), rtol=2e-4)
         np.testing.assert_allclose([cell[name] for name in angles], again.loc[0, angles].astype(float), atol=0.02)
-        assert lattice.disorientation_deg((cells[0] / A_NM)[None], R)[0] < 0.1
-        assert np.isnan(cells[1]).all()
-    assert np.isnan(orientation_follow.follow_dots(0 * clean, VOXEL_NM, HERE, oriented, **SETTINGS)[0]).all()
+        assert lattice.disorientation_deg((found.cells_nm[0] / A_NM)[None], R)[0] < 0.1
+        for values in (found.R, found.lattice_nm, found.cells_nm, found.taken_deg, found.power):
+            assert np.isnan(values[1]).all()
+    assert np.isnan(orientation_follow.follow_dots(0 * clean, VOXEL_NM, HERE, oriented, **SETTINGS).R).all()
+
+
+def test_a_foreign_lattice_is_taken_off(clean: np.ndarray, oriented: pd.DataFrame):
+    foreign = 0.4 * dot(lattice.axis_angle([1, 3, 2], np.deg2rad(1.2)) @ TURN)
+    mixed = orientation.orient_dots(clean + foreign, VOXEL_NM, HERE, superlattice=TURN, **SETTINGS)
+    replicas = Replicas(foreign, VOXEL_NM)
+    [turned] = lattice.rotation_angle_deg(matrices(mixed) @ np.swapaxes(matrices(oriented), 1, 2))
+    assert turned > 0.2
+    table, turn_deg = orientation_follow.without_replicas(clean + foreign, VOXEL_NM, HERE, mixed, replicas, **SETTINGS)
+    assert lattice.rotation_angle_deg(matrices(table)[0] @ matrices(oriented)[0].T) < 0.01
+    assert turn_deg[0] == pytest.approx(turned, abs=0.01)
+    assert table["lattice_nm"][0] == pytest.approx(oriented["lattice_nm"][0], rel=1e-4)
+    for name in strain.CELL:
+        assert table[name][0] == pytest.approx(oriented[name][0], rel=3e-4)
+    assert table["lattice_snr"][0] < mixed["lattice_snr"][0]  # the foreign lattice had added to the power
+    # a lattice that was others' altogether is none
+    nothing, turn_deg = orientation_follow.without_replicas(
+        clean + foreign, VOXEL_NM, HERE, mixed, Replicas(clean + foreign, VOXEL_NM), **SETTINGS
+    )
+    assert nothing[[*QUATERNION, "lattice_nm", *strain.CELL]].isna().all(axis=None)
+    assert np.isnan(turn_deg).all()
 
 
 def test_the_rotation_grid_covers_every_orientation():
@@ -435,7 +453,6 @@ def test_axes_lean_towards_the_axes_they_lean_towards():
         ({"volume": np.zeros((4, 4))}, "z, y, x"),
         ({"centres_nm": np.zeros((2, 2))}, r"\(N, 3\)"),
         ({"centres_nm": np.array([[0, 0, 0], [0, np.nan, 0]])}, "row 1"),
-        ({"start": np.zeros((2, 3, 3))}, r"\(1, 3, 3\)"),
         ({"voxel_nm": 0.2}, "under two voxels"),
         ({"window_nm": 0.5}, "eight voxels"),
     ],

@@ -13,6 +13,7 @@ from mesotomo_utils.mapping import (
     model_dot,
     orientation,
     orientation_errors,
+    orientation_follow,
     orientation_search,
     replicas,
     strain,
@@ -54,35 +55,40 @@ def layer() -> dict:
 
 @pytest.fixture(scope="module")
 def found(layer: dict) -> pd.DataFrame:
-    return orientation.orient_dots(layer["all"], VOXEL_NM, layer["centres"], start=layer["turns"], **SETTINGS)
+    return orientation.orient_dots(layer["all"], VOXEL_NM, layer["centres"], **SETTINGS)
 
 
 @pytest.fixture(scope="module")
 def model(layer: dict, found: pd.DataFrame) -> replicas.LatticeModel:
-    return replicas.model_lattices(layer["all"], VOXEL_NM, layer["centres"], found, **SETTINGS)
+    made = replicas.model_lattices(layer["all"], VOXEL_NM, layer["centres"], found, **SETTINGS)
+    return replicas.project_lattices(made, ANGLES_DEG)
 
 
 def test_dots_are_nearer_the_truth_without_replicas(layer: dict, found: pd.DataFrame, model: replicas.LatticeModel):
-    start = lattice.from_quaternions(found[QUATERNION].to_numpy())
     [removed] = replicas.find_replicas(model, [ANGLES_DEG])
-    table = orientation.orient_dots(layer["all"], VOXEL_NM, layer["centres"], start=start, replicas=removed, **SETTINGS)
+    reading = {"lattice_nm": A_NM, "window_nm": WINDOW_NM}
+    table, turn = orientation_follow.without_replicas(
+        layer["all"], VOXEL_NM, layer["centres"], found, removed, **reading
+    )
     before, after = median_error_deg(found, layer["turns"]), median_error_deg(table, layer["turns"])
     assert after < 0.6 * before
+    R = [lattice.from_quaternions(t[QUATERNION].to_numpy()) for t in (found, table)]
+    turned = lattice.rotation_angle_deg(R[0] @ np.swapaxes(R[1], 1, 2))
+    assert np.median(turn) == pytest.approx(np.median(turned), rel=0.2)
     # the same in any thread and slab
     [again] = replicas.find_replicas(model, [ANGLES_DEG], workers=1)
     assert np.array_equal(again.values, removed.values)
-    # and of two sets of tilts at once, but for the projector's own tolerance
-    alone = [replicas.find_replicas(model, [ANGLES_DEG[half::2]])[0].values for half in (0, 1)]
-    both = replicas.find_replicas(model, [ANGLES_DEG[::2], ANGLES_DEG[1::2]])
-    assert all(np.allclose(found.values, one, atol=1e-4 * np.abs(one).max()) for found, one in zip(both, alone))
+    # and of half of the tilts as if they had been projected alone, angles a little off
+    projected = replicas.project_lattices(model, ANGLES_DEG[::2])
+    [alone] = replicas.find_replicas(projected, [ANGLES_DEG[::2]])
+    half, moved = replicas.find_replicas(model, [ANGLES_DEG[::2], ANGLES_DEG[::2] + 1e-3])
+    assert np.allclose(half.values, alone.values, atol=1e-4 * np.abs(alone.values).max())
+    assert np.allclose(moved.values, alone.values, atol=0.03 * np.abs(alone.values).max())
 
-    R = [lattice.from_quaternions(t[QUATERNION].to_numpy()) for t in (found, table)]
-    turn = lattice.rotation_angle_deg(R[0] @ np.swapaxes(R[1], 1, 2))
     halves = {"model": model, "angles_deg": (ANGLES_DEG[::2], ANGLES_DEG[1::2]), "replica_turn_deg": turn}
     even_odd = layer["even"], layer["odd"], VOXEL_NM, layer["centres"], table
-    lattice_and_window = {"lattice_nm": A_NM, "window_nm": WINDOW_NM}
-    with_replicas, _ = orientation_errors.half_set_sigmas(*even_odd, **lattice_and_window)
-    without, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **lattice_and_window)
+    with_replicas, _ = orientation_errors.half_set_sigmas(*even_odd, **reading)
+    without, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **reading)
     assert without["half_set_deg"].median() < 0.8 * with_replicas["half_set_deg"].median()
     # there is no noise here: σ is what is left of the replicas, by what the halves and the truth say
     true = lattice.rotation_angle_deg(R[1] @ np.swapaxes(layer["turns"], 1, 2))
@@ -90,10 +96,10 @@ def test_dots_are_nearer_the_truth_without_replicas(layer: dict, found: pd.DataF
     # halves that lack the same wedge say less of what is left
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(orientation_errors, "widest_gap", lambda _: Wedge(90.0, missing_deg=15.0, missing_tilts=15.0))
-        wedge, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **lattice_and_window)
+        wedge, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **reading)
     assert 1.3 < np.median(wedge["sigma_deg"] / without["sigma_deg"]) < 1.33
     with pytest.raises(ValueError, match="replica_turn_deg"):
-        orientation_errors.half_set_sigmas(*even_odd, model=model, **lattice_and_window)
+        orientation_errors.half_set_sigmas(*even_odd, model=model, **reading)
 
 
 def test_fringes_return_along_the_beam_where_the_steps_say(model: replicas.LatticeModel):
@@ -161,29 +167,6 @@ def test_amplitudes_become_those_of_one_lattice():
     assert np.abs(replicas._of_one_lattice(true, hkl, family)[:, 4]).max() == 0
 
 
-def test_two_voxel_sizes_give_one_transform():
-    middle, by = np.zeros(3), np.array([0.02, 0.02, -0.02])
-    fine = lattice_signal.prepare_window(voxel_nm=0.07, window_nm=5.0, g_max_per_nm=3.0)
-    voxel = lattice_signal.coarsest_voxel_nm(fine, 3.0)
-    assert 0.07 < voxel < 0.5 / 3.0
-    coarse = lattice_signal.prepare_window(
-        voxel_nm=voxel, window_nm=5.0, g_max_per_nm=3.0, step_per_nm=fine.step_per_nm
-    )
-
-    def cube(window: lattice_signal.DotWindow, at: np.ndarray) -> np.ndarray:
-        x = (np.arange(window.n) - window.n // 2) * window.voxel_nm
-        z, y, x = np.meshgrid(x + at[2], x + at[1], x + at[0], indexing="ij")
-        return np.cos(2 * np.pi * (1.1 * x + 0.7 * y - 0.4 * z) + 0.3).astype(np.float32)
-
-    one = lattice_signal.transform(fine, cube(fine, middle))
-    [other] = lattice_signal.moved(coarse, lattice_signal.transform(coarse, cube(coarse, by)[None]), by[None])
-    scale = (voxel / 0.07) ** 3
-    # the window itself stands at either middle, a hundredth of its width away
-    assert np.abs(one - scale * other).max() < 0.03 * np.abs(one).max()
-    unmoved = scale * lattice_signal.transform(coarse, cube(coarse, by))
-    assert np.abs(one - unmoved).max() > 0.1 * np.abs(one).max()
-
-
 def test_direct_sums_equal_the_transform(layer: dict):
     window = lattice_signal.prepare_window(voxel_nm=VOXEL_NM, window_nm=4.0, g_max_per_nm=4.9)
     middle = np.array(layer["all"].shape) // 2
@@ -216,8 +199,12 @@ def test_wrong_input_is_named(layer: dict, found: pd.DataFrame):
         replicas.model_lattices(*call, found[:3], **SETTINGS)
     with pytest.raises(ValueError, match="no dot of the table has an orientation"):
         replicas.model_lattices(*call, found.assign(qw=np.nan), **SETTINGS)
-    with pytest.raises(ValueError, match="no multiple of 0"):
-        lattice_signal.prepare_window(voxel_nm=0.07, window_nm=5.0, g_max_per_nm=3.0, step_per_nm=0.11)
+    model = replicas.model_lattices(*call, found, **SETTINGS)
+    with pytest.raises(ValueError, match="project_lattices makes them"):
+        replicas.find_replicas(model, [ANGLES_DEG])
+    model = replicas.project_lattices(model, ANGLES_DEG[:20])
+    with pytest.raises(ValueError, match=f"not projected near {ANGLES_DEG[20]:.2f} degrees"):
+        replicas.find_replicas(model, [ANGLES_DEG[::2]])
 
 
 def orientations_on(device: str, layer: dict, start: pd.DataFrame) -> list[pd.DataFrame]:
@@ -226,22 +213,15 @@ def orientations_on(device: str, layer: dict, start: pd.DataFrame) -> list[pd.Da
     some, rest = layer["centres"][:3], dict(SETTINGS)
     searched = orientation.orient_dots(layer["all"], VOXEL_NM, some, control=np.arange(3) > 0, **options, **rest)
     model = replicas.model_lattices(layer["all"], VOXEL_NM, layer["centres"], start, **rest)
+    model = replicas.project_lattices(model, ANGLES_DEG, **options)
     [removed] = replicas.find_replicas(model, [ANGLES_DEG], **options)
-    R = lattice.from_quaternions(start[QUATERNION].to_numpy())
-    table = orientation.orient_dots(
-        layer["all"], VOXEL_NM, layer["centres"], start=R, replicas=removed, **options, **rest
+    options |= {"lattice_nm": A_NM, "window_nm": WINDOW_NM}
+    table, turn = orientation_follow.without_replicas(
+        layer["all"], VOXEL_NM, layer["centres"], start, removed, **options
     )
-    halves = {"model": model, "angles_deg": (ANGLES_DEG[::2], ANGLES_DEG[1::2]), "replica_turn_deg": np.ones(len(R))}
+    halves = {"model": model, "angles_deg": (ANGLES_DEG[::2], ANGLES_DEG[1::2]), "replica_turn_deg": np.ones(len(turn))}
     errors, _ = orientation_errors.half_set_sigmas(
-        layer["even"],
-        layer["odd"],
-        VOXEL_NM,
-        layer["centres"],
-        table,
-        lattice_nm=A_NM,
-        window_nm=WINDOW_NM,
-        **halves,
-        **options,
+        layer["even"], layer["odd"], VOXEL_NM, layer["centres"], table, **halves, **options
     )
     return [searched, table, errors]
 

@@ -12,7 +12,7 @@ import tifffile
 import zarr
 from ome_zarr_models.v05 import Image
 
-from mesotomo_utils.tomography.cutting import KeptChunks, cut_cube, keeping_chunks
+from mesotomo_utils.tomography.cutting import KeptChunks, MappedChunks, cut_cube, keeping_chunks, mapping_chunks
 from mesotomo_utils.tomography.tomogram import (
     TomogramError,
     TomogramWriter,
@@ -39,22 +39,60 @@ def test_round_trip(tmp_path, volume):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.ome.zarr"]
 
 
+def some_parts(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    rng = np.random.default_rng(0)
+    ends = [[np.sort(rng.choice(n + 1, 2, replace=False)) for n in shape] for _ in range(20)]
+    return [tuple(slice(int(a), int(b)) for a, b in each) for each in ends]
+
+
 def test_parts_from_kept_chunks_are_those_of_the_file(tmp_path, volume):
     data = open_tomogram(write_tomogram(tmp_path / "a.ome.zarr", volume, 0.07)).data
     chunk_bytes = np.prod(data.chunks) * 4
     kept = KeptChunks(data, kept_bytes=1.5 * chunk_bytes)
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        ends = [np.sort(rng.choice(n + 1, 2, replace=False)) for n in volume.shape]
-        part = tuple(slice(int(a), int(b)) for a, b in ends)
+    for part in some_parts(volume.shape):
         assert np.array_equal(kept[part], volume[part])
         assert len(kept._kept) == 1
     elsewhere = pickle.loads(pickle.dumps(kept))
     assert not elsewhere._kept
     assert np.array_equal(elsewhere[part], volume[part])
-    assert keeping_chunks(volume) is volume
+
+
+def test_plain_chunks_are_mapped(tmp_path, volume):
+    data = zarr.create_array(tmp_path / "plain.zarr", data=volume, chunks=(5, 6, 7), compressors=None)
+    mapped = MappedChunks(data, kept_bytes=3.5 * 5 * 6 * 7 * 4)
+    assert isinstance(keeping_chunks(data), MappedChunks)
+    assert not hasattr(mapped, "chunks")  # what asks in which order to read need not
+    for part in some_parts(volume.shape):
+        assert np.array_equal(mapped[part], volume[part])
+        assert len(mapped._mapped) <= 3
+    assert np.array_equal(mapped[3:5], volume[3:5])
+    assert mapped[:, 4:4].shape == (volume.shape[0], 0, volume.shape[2])
+    again = pickle.loads(pickle.dumps(mapped))
+    assert np.array_equal(again[part], volume[part])
+    # a chunk of nothing but the fill value has no file
+    (tmp_path / "plain.zarr" / "c" / "0" / "0" / "0").unlink()
+    assert np.array_equal(keeping_chunks(data)[:, :, :], data[:])
+    assert not keeping_chunks(data)[:5, :6, :7].any()
+    # our own tomograms are such
+    own = open_tomogram(write_tomogram(tmp_path / "a.ome.zarr", volume, 0.07)).data
+    assert isinstance(mapping_chunks(own), MappedChunks)
     centre = np.array([0.9, -0.4, 2.2])
-    assert np.array_equal(cut_cube(keeping_chunks(data), 0.07, centre, 9), cut_cube(volume, 0.07, centre, 9))
+    assert np.array_equal(cut_cube(keeping_chunks(own), 0.07, centre, 9), cut_cube(volume, 0.07, centre, 9))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"compressors": None, "shards": (8, 8, 8)}, {"compressors": None, "zarr_format": 2}, {"big": True}]
+)
+def test_other_chunks_are_read(tmp_path, volume, options: dict):
+    small = volume[:8, :8, :8].astype(">f4" if options.pop("big", False) else "<f4")
+    packed = zarr.create_array(tmp_path / "packed.zarr", data=small, chunks=(4, 4, 4), **options)
+    assert mapping_chunks(packed) is packed
+    kept = keeping_chunks(packed)
+    assert isinstance(kept, KeptChunks)
+    assert np.array_equal(kept[1:7, 2:8, :5], small[1:7, 2:8, :5])
+    in_memory = zarr.create_array({}, data=small, chunks=(4, 4, 4), compressors=None)
+    assert mapping_chunks(in_memory) is in_memory
+    assert keeping_chunks(volume) is volume
 
 
 def test_threads_wait_for_their_own_chunks_only():

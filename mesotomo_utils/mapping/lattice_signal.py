@@ -79,9 +79,7 @@ class DotWindow:
         return replace(self, **arrays)
 
 
-def prepare_window(
-    *, voxel_nm: float, window_nm: float, g_max_per_nm: float, step_per_nm: float | None = None
-) -> DotWindow:
+def prepare_window(*, voxel_nm: float, window_nm: float, g_max_per_nm: float) -> DotWindow:
     """Prepare the window (1 - r^2/R^2)^2 and the grid of its Fourier transform.
 
     Parameters
@@ -92,14 +90,11 @@ def prepare_window(
         Diameter 2R of the window, nm; its half width is 0.54 of that.
     g_max_per_nm
         Largest spatial frequency that will be read, 1/nm.
-    step_per_nm
-        That of the window of another voxel size, for transforms on one grid.
 
     Raises
     ------
     ValueError
-        The window is smaller than eight voxels; the frequency lies above Nyquist; the step asked for
-        is not that of a whole number of voxels.
+        The window is smaller than eight voxels; the frequency lies above Nyquist.
     """
     if not window_nm >= 8 * voxel_nm:
         raise ValueError(f"window_nm = {window_nm} is under eight voxels of {voxel_nm} nm")
@@ -112,12 +107,7 @@ def prepare_window(
     x_nm = np.arange(-half, half + 1) * voxel_nm
     square = (2 * x_nm / window_nm) ** 2
     window = np.clip(1 - (square[:, None, None] + square[:, None] + square), 0, None) ** 2
-    if step_per_nm is None:
-        box = fft.next_fast_len(int(np.ceil(OVERSAMPLING * window_nm / voxel_nm)), real=True)
-    else:
-        box = round(1 / (step_per_nm * voxel_nm))
-        if abs(box * voxel_nm * step_per_nm - 1) > 1e-6:
-            raise ValueError(f"{1 / step_per_nm:.3f} nm, the inverse of step_per_nm, is no multiple of {voxel_nm} nm")
+    box = fft.next_fast_len(int(np.ceil(OVERSAMPLING * window_nm / voxel_nm)), real=True)
     step = 1 / (box * voxel_nm)
     # The transform of exp(-t^2/2), t in grid steps, at the position x: it is divided out here and
     # comes back when the grid is read with that Gaussian.
@@ -140,13 +130,6 @@ def prepare_window(
         _box=box,
         _phase=phases.astype(np.complex64),
     )
-
-
-def coarsest_voxel_nm(window: DotWindow, g_max_per_nm: float) -> float:
-    """Edge of the largest voxels, nm, that carry a frequency and share the frequency grid of a window."""
-    period_nm = 1 / window.step_per_nm
-    box = fft.next_fast_len(int(np.ceil(2.1 * g_max_per_nm * period_nm)), real=True)
-    return period_nm / min(box, window._box)
 
 
 def transform(window: DotWindow, cubes: np.ndarray) -> np.ndarray:
@@ -189,16 +172,6 @@ def _transform(window: DotWindow, cubes: np.ndarray, out: np.ndarray | None = No
     along_y = transforms.fft(along_x, box, axis=-2, overwrite_x=True)[..., k, :]
     along_z = transforms.fft(along_y, box, axis=-3, overwrite_x=True)[..., k, :, :]
     return xp.multiply(along_z, window._phase, out=out)
-
-
-def moved(window: DotWindow, spectra: np.ndarray, by_nm: np.ndarray) -> np.ndarray:
-    """Transforms (D, ...) of what cubes hold, counted from points (D, 3) x, y, z nm before their middles."""
-    k = np.arange(-window.k_max, window.k_max + 1)
-    x, y, z = (-2j * np.pi * window.step_per_nm * np.asarray(by_nm, float)).T[:, :, None]
-    waves = np.exp(z * k), np.exp(y * k), np.exp(x * k[k >= -_REACH])
-    xp = get_array_module(spectra)
-    along_z, along_y, along_x = (xp.asarray(wave.astype(np.complex64)) for wave in waves)
-    return spectra * along_z[:, :, None, None] * (along_y[:, :, None] * along_x[:, None])[:, None]
 
 
 def fourier_sums(window: DotWindow, cube: np.ndarray, g_per_nm: np.ndarray) -> np.ndarray:

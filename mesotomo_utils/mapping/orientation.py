@@ -25,7 +25,6 @@ from mesotomo_utils.mapping.orientation_search import (
     prepare_shells,
     visible_reflections,
 )
-from mesotomo_utils.mapping.replicas import Replicas
 from mesotomo_utils.tomography.cutting import cut_cubes, keeping_chunks
 
 if TYPE_CHECKING:
@@ -113,8 +112,6 @@ def orient_dots(
     lattice_nm: float,
     window_nm: float,
     superlattice: np.ndarray | None = None,
-    start: np.ndarray | None = None,
-    replicas: Replicas | None = None,
     strain: bool = True,
     control: bool | np.ndarray = False,
     false_accepts: float = 0.01,
@@ -140,11 +137,6 @@ def orient_dots(
     superlattice
         (3, 3) superlattice vectors A, B, C as columns; the equivalent nearest to them is taken
         (:func:`lattice.nearest_equivalent`). None: nearest to x, y, z.
-    start
-        (N, 3, 3) rotations to refine; rows of NaN are left NaN. None: every orientation is tried.
-    replicas
-        What other dots' lattices leave here for want of tilts, to be subtracted
-        (:func:`replicas.find_replicas`).
     strain
         Also fit the free triclinic cell; else its columns are NaN.
     control
@@ -168,7 +160,7 @@ def orient_dots(
     ------
     ValueError
         The volume is not three-dimensional; the centres are not (N, 3) or not finite (the row is
-        named); the start has another length; the lattice cannot be seen with these voxels.
+        named); the lattice cannot be seen with these voxels.
     """
     if len(volume.shape) != 3:
         raise ValueError(f"volume must be [z, y, x], found the shape {tuple(volume.shape)}")
@@ -178,8 +170,6 @@ def orient_dots(
     bad = np.flatnonzero(~np.isfinite(centres).all(axis=1))
     if len(bad):
         raise ValueError(f"centres_nm row {bad[0]} is not finite: {centres[bad[0]]}")
-    if start is not None and np.shape(start) != (len(centres), 3, 3):
-        raise ValueError(f"start must be ({len(centres)}, 3, 3), found {np.shape(start)}")
     seen, reason = visible_in_principle(lattice_nm, voxel_nm)
     if not seen:
         raise ValueError(f"no orientations: {reason}")
@@ -199,46 +189,28 @@ def orient_dots(
         nothing_there = nothing_there[nothing_there["g_per_nm"] <= outermost]
         if len(nothing_there):
             off_bragg = prepare_shells(window, nothing_there, resolution_deg=bragg.resolution_deg)
-    coarse = None
-    if replicas is not None:
-        coarse = lattice_signal.prepare_window(
-            voxel_nm=replicas.voxel_nm,
-            window_nm=window_nm,
-            g_max_per_nm=outermost * (1 + LARGEST_STRAIN),
-            step_per_nm=window.step_per_nm,
-        )
-
     where = resolve_device(device)
-    prepared = (window, coarse, bragg, off_bragg)
-    fine, rough, lattices, nothing = (made if made is None else made.on(where) for made in prepared)
-
-    def spectra_of(points: np.ndarray, cubes: np.ndarray) -> np.ndarray:
-        spectra = lattice_signal.transform(fine, to_device(cubes, where))
-        if replicas is None:
-            return spectra
-        others, away, factor = replicas.cubes(volume, voxel_nm, points, rough.n)
-        taken = lattice_signal.moved(rough, lattice_signal.transform(rough, to_device(others, where)), away)
-        return spectra - taken * np.float32(factor)
+    fine, lattices, nothing = (made if made is None else made.on(where) for made in (window, bragg, off_bragg))
 
     def some(rows: np.ndarray) -> tuple[np.ndarray, ...]:
         R, reciprocal = np.full((2, len(rows), 3, 3), np.nan)
         snr, cubic, empty = np.full((3, len(rows)), np.nan)
-        asked = np.arange(len(rows)) if start is None else np.flatnonzero(np.isfinite(start[rows]).all(axis=(1, 2)))
-        cubes = cut_cubes(volume, voxel_nm, centres[rows[asked]], window.n)
-        filled = cubes.any(axis=(1, 2, 3))
+        cubes = cut_cubes(volume, voxel_nm, centres[rows], window.n)
+        filled = np.flatnonzero(cubes.any(axis=(1, 2, 3)))
         # Nothing at all may be there: no noise to measure a signal by.
-        snr[asked[~filled]] = empty[asked[~filled]] = 0.0
-        asked, cubes = asked[filled], cubes[filled]
-        if len(asked):
-            spectra = spectra_of(centres[rows[asked]], cubes)
-            initial = None if start is None else start[rows[asked]]
-            found = find_orientations(fine, spectra, lattices, start=initial, strain=strain)
-            R[asked], reciprocal[asked] = found.R, found.reciprocal
-            snr[asked], cubic[asked] = found.snr, lattice_nm / found.scale
-            held = np.flatnonzero(controlled[rows[asked]])
+        snr[:] = empty[:] = 0.0
+        if len(filled):
+            if len(filled) < len(rows):
+                cubes = cubes[filled]
+            spectra = lattice_signal.transform(fine, to_device(cubes, where))
+            found = find_orientations(fine, spectra, lattices, strain=strain)
+            R[filled], reciprocal[filled] = found.R, found.reciprocal
+            snr[filled], cubic[filled] = found.snr, lattice_nm / found.scale
+            empty[filled] = np.nan
+            held = np.flatnonzero(controlled[rows[filled]])
             if nothing is not None and len(held):
                 held_spectra = spectra[to_device(held, where)]
-                empty[asked[held]] = find_orientations(fine, held_spectra, nothing, strain=False).snr
+                empty[filled[held]] = find_orientations(fine, held_spectra, nothing, strain=False).snr
         return R, reciprocal, snr, cubic, empty
 
     options = {"device": where, "workers": workers, "dask": dask, "progress": progress}

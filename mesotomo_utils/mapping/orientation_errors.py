@@ -135,9 +135,9 @@ def half_set_sigmas(
     table
         Its result from all tilts, which is followed into the halves.
     model, angles_deg, replica_turn_deg
-        The lattices found from all tilts, the angles of the even and of the odd ones, and by how much each dot of the
-        table turned when replicas were subtracted, (N,), all degrees: they are subtracted from each half as well
-        (:mod:`replicas`). None where the table was made without.
+        The lattices found from all tilts and projected (:func:`replicas.project_lattices`), the angles of the even and
+        of the odd ones, and by how much each dot of the table turned when replicas were subtracted, (N,), all degrees:
+        they are subtracted from each half as well. None where the table was made without.
 
     Returns
     -------
@@ -165,14 +165,14 @@ def half_set_sigmas(
         text = None if progress is None else f"{progress}, {name} tilts"
         settings = {"lattice_nm": lattice_nm, "window_nm": window_nm, "replicas": replicas, "progress": text}
         halves.append(follow_dots(half, voxel_nm, centres_nm, table, **settings, **options))
-    (even, even_taken, even_cells), (odd, odd_taken, odd_cells) = halves
-    turns, common = half_set_turns(even, odd)
+    even, odd = halves
+    turns, common = half_set_turns(even.R, odd.R)
     snr = table["lattice_snr"].to_numpy()
     noise, taken, replica_turn = np.full(len(snr), np.nan), np.full_like(turns, np.nan), np.full(len(snr), np.nan)
     if model is not None:
         outermost = visible_reflections(lattice_nm, voxel_nm)["g_per_nm"].max()
         noise = NOISE_DEG / (outermost * window_nm * np.sqrt(np.where(snr > 0, snr, np.nan)))
-        taken, replica_turn = even_taken - odd_taken, np.asarray(replica_turn_deg, float)
+        taken, replica_turn = even.taken_deg - odd.taken_deg, np.asarray(replica_turn_deg, float)
     half_set = noise_model_deg(turns, snr)
     parts = {"turns_deg": turns, "taken_deg": taken, "replica_turn_deg": replica_turn, "noise_deg": noise}
     wedge = 1.0 if angles_deg is None else wedge_factor(np.concatenate(angles_deg))
@@ -182,7 +182,7 @@ def half_set_sigmas(
     frame.insert(0, "sigma_deg", np.where(table["qw"].notna(), sigma, np.nan))
     frame[TAKEN] = taken
     frame["replica_turn_deg"], frame["noise_deg"] = replica_turn, noise
-    return pd.concat([frame, cell_sigmas(even_cells, odd_cells, snr)], axis=1), common
+    return pd.concat([frame, cell_sigmas(even.cells_nm, odd.cells_nm, snr)], axis=1), common
 
 
 def dot_sigmas(

@@ -383,7 +383,6 @@ def find_orientations(
     spectra: np.ndarray,
     shells: ShellSearch,
     *,
-    start: np.ndarray | None = None,
     strain: bool = True,
 ) -> Orientations:
     """Orientations of dots from their transforms.
@@ -396,8 +395,6 @@ def find_orientations(
         (D, ...) from :func:`lattice_signal.transform`.
     shells
         From :func:`prepare_shells`, on the device of the transforms.
-    start
-        (D, 3, 3) rotations to climb from; without them every orientation is tried.
     strain
         Also free all nine elements of the reciprocal matrices.
 
@@ -407,7 +404,7 @@ def find_orientations(
     """
     power = shells.power(window, spectra)
     noise = np.array([shells.noise(one) for one in power])
-    starts = list(np.asarray(start, float)[:, None]) if start is not None else _grid_starts(shells, power, noise)
+    starts = _grid_starts(shells, power, noise)
     dot = np.repeat(np.arange(len(starts)), [len(some) for some in starts])
     matrices = np.concatenate(starts)
     weights = 1 / shells.noise_at_reflections(noise[dot], matrices)
@@ -416,13 +413,12 @@ def find_orientations(
     def read_power(g: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return lattice_signal.read_power(window, spectra, g, dot[rows])
 
-    if len(dot) > len(starts):
-        # A few steps tell the candidates apart; only the best goes on to the top.
-        matrices, _ = climb(read_power, matrices, weights=weights, steps=4, **options)
-        here = np.einsum("kij,hj->khi", matrices, shells.crystal)
-        evidence = _evidence(read_power(here, np.arange(len(dot)))[0], weights)
-        best = pd.Series(evidence).groupby(dot).idxmax().to_numpy()
-        matrices, weights, dot = matrices[best], weights[best], dot[best]
+    # A few steps tell the candidates apart; only the best goes on to the top.
+    matrices, _ = climb(read_power, matrices, weights=weights, steps=4, **options)
+    here = np.einsum("kij,hj->khi", matrices, shells.crystal)
+    evidence = _evidence(read_power(here, np.arange(len(dot)))[0], weights)
+    best = pd.Series(evidence).groupby(dot).idxmax().to_numpy()
+    matrices, weights, dot = matrices[best], weights[best], dot[best]
     matrices, scores = climb(read_power, matrices, weights=weights, **options)
     scale = np.cbrt(np.linalg.det(matrices))
     reciprocal = np.full(matrices.shape, np.nan)

@@ -15,6 +15,7 @@ from scipy import ndimage
 from mesotomo_utils.backend import cpu_count, get_array_module, resolve_device, to_device, to_numpy
 from mesotomo_utils.distribute import chunk_depth, each_item, map_items
 from mesotomo_utils.mapping import splines
+from mesotomo_utils.tomography.cutting import mapping_chunks
 
 #: A Gaussian is cut off where it has fallen to 3e-4 of its height.
 _CUT_SIGMAS = 4.0
@@ -22,8 +23,9 @@ _CUT_SIGMAS = 4.0
 _BLOCK = 32
 #: Voxels around a volume to read from: more than half the box of any dot.
 _PAD = 24
-#: Rows of the tomogram (along z) read at a time, in voxels of it: about this many values.
-_SLAB_VALUES = 24_000_000
+#: Rows of the tomogram (along z) read at a time, in voxels of it: about this many values, of 4 bytes. From 32 MB on
+#: allocators ask the system for new memory each time, which takes longer than the filtering.
+_SLAB_VALUES = 6_000_000
 
 
 def coarsen(
@@ -73,6 +75,7 @@ def coarsen(
     z_matrix = np.zeros((sizes[0], shape[0]), np.float32)
     for start, stop, first, last, weights in z_bands:
         z_matrix[start:stop, first:last] = weights
+    volume = mapping_chunks(volume)
     depth = chunk_depth(volume)
     rows = -(-max(1, int(_SLAB_VALUES // (shape[1] * shape[2]))) // depth) * depth  # no chunk is read twice
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from concurrent.futures import Future
 from itertools import product
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -12,9 +14,48 @@ import numpy as np
 
 # Chunks that are kept, bytes: the layers of chunks that the dots of one layer lie in, at paper size.
 _KEPT_BYTES = 1e9
+# The codecs of a Zarr array (version 3) whose chunks are written as they lie in memory.
+_PLAIN = ({"name": "bytes", "configuration": {"endian": sys.byteorder}},)
 
 
-class KeptChunks:
+class _InChunks:
+    """Parts of an array of three dimensions, put together from its chunks."""
+
+    def __init__(self, array: Any, *, kept_bytes: float = _KEPT_BYTES) -> None:
+        self.array = array
+        self.shape: tuple[int, ...] = tuple(array.shape)
+        self.dtype = np.dtype(array.dtype)
+        self._edges = tuple(array.chunks)
+        self._room = max(1, int(kept_bytes / (np.prod(self._edges) * self.dtype.itemsize)))
+
+    def __reduce__(self) -> tuple[type, tuple[Any]]:
+        return type(self), (self.array,)  # to another process it goes empty
+
+    def __getitem__(self, part: slice | tuple[slice, ...]) -> np.ndarray:
+        """The part between plain slices."""
+        given = part if isinstance(part, tuple) else (part,)
+        given += (slice(None),) * (3 - len(given))
+        ends = [s.indices(n)[:2] for s, n in zip(given, self.shape, strict=True)]
+        values = np.empty([max(stop - start, 0) for start, stop in ends], self.dtype)
+        reached = [
+            range(start // edge, -(-stop // edge)) for (start, stop), edge in zip(ends, self._edges, strict=True)
+        ]
+        for index in product(*reached) if values.size else ():
+            begins = [i * edge for i, edge in zip(index, self._edges, strict=True)]
+            both = [
+                (max(start, b), min(stop, b + edge))
+                for (start, stop), b, edge in zip(ends, begins, self._edges, strict=True)
+            ]
+            target = tuple(slice(a - start, z - start) for (a, z), (start, _) in zip(both, ends, strict=True))
+            source = tuple(slice(a - b, z - b) for (a, z), b in zip(both, begins, strict=True))
+            values[target] = self._chunk(index, begins)[source]
+        return values
+
+    def _chunk(self, index: tuple[int, ...], begins: list[int]) -> np.ndarray:
+        raise NotImplementedError
+
+
+class KeptChunks(_InChunks):
     """A Zarr array that keeps the chunks it read last, for many small parts that share them.
 
     Cubes about neighbouring dots overlap, and each reaches into seven chunks that hold nine times as much. Parts asked
@@ -29,29 +70,9 @@ class KeptChunks:
     """
 
     def __init__(self, array: Any, *, kept_bytes: float = _KEPT_BYTES) -> None:
-        self.array = array
-        self.shape: tuple[int, ...] = tuple(array.shape)
-        self._edges = tuple(array.chunks)
-        self._room = max(1, int(kept_bytes / (np.prod(self._edges) * array.dtype.itemsize)))
+        super().__init__(array, kept_bytes=kept_bytes)
         self._kept: OrderedDict[tuple[int, ...], Future[np.ndarray]] = OrderedDict()
         self._lock = Lock()
-
-    def __reduce__(self) -> tuple[type, tuple[Any]]:
-        return KeptChunks, (self.array,)  # to another process it goes empty
-
-    def __getitem__(self, part: tuple[slice, slice, slice]) -> np.ndarray:
-        """The part between three plain slices, start and stop within the array."""
-        values = np.empty([s.stop - s.start for s in part], self.array.dtype)
-        reached = [range(s.start // edge, -(-s.stop // edge)) for s, edge in zip(part, self._edges, strict=True)]
-        for index in product(*reached):
-            begins = [i * edge for i, edge in zip(index, self._edges, strict=True)]
-            chunk = self._chunk(index, begins)
-            ends = [b + n for b, n in zip(begins, chunk.shape, strict=True)]
-            overlap = [(max(s.start, b), min(s.stop, e)) for s, b, e in zip(part, begins, ends, strict=True)]
-            target = tuple(slice(a - s.start, z - s.start) for (a, z), s in zip(overlap, part, strict=True))
-            source = tuple(slice(a - b, z - b) for (a, z), b in zip(overlap, begins, strict=True))
-            values[target] = chunk[source]
-        return values
 
     def _chunk(self, index: tuple[int, ...], begins: list[int]) -> np.ndarray:
         with self._lock:
@@ -72,9 +93,57 @@ class KeptChunks:
         return chunk.result()  # where it is not new another thread may still be reading it
 
 
-def keeping_chunks(volume: Any, *, kept_bytes: float = _KEPT_BYTES) -> Any:
-    """A Zarr array that keeps its chunks (:class:`KeptChunks`); anything else as it is."""
-    return KeptChunks(volume, kept_bytes=kept_bytes) if hasattr(volume, "chunks") else volume
+class MappedChunks(_InChunks):
+    """A Zarr array whose chunks are files of plain values, as ours are: mapped into memory, they need not be read.
+
+    Zarr reads a chunk into memory of its own and copies it from there, at a sixth of the speed. What is mapped counts
+    as memory of the process, though any other can have it: no more is at a time than :class:`KeptChunks` would keep.
+
+    Parameters
+    ----------
+    array
+        For which :func:`chunk_folder` names a folder.
+    kept_bytes
+        Upper bound of the chunks mapped.
+    """
+
+    def __init__(self, array: Any, *, kept_bytes: float = _KEPT_BYTES) -> None:
+        super().__init__(array, kept_bytes=kept_bytes)
+        self._folder = chunk_folder(array)
+        self._mapped: dict[tuple[int, ...], np.ndarray] = {}
+
+    def _chunk(self, index: tuple[int, ...], begins: list[int]) -> np.ndarray:
+        chunk = self._mapped.get(index)
+        if chunk is None:
+            path = self._folder / self.array.metadata.encode_chunk_key(index)
+            try:
+                chunk = np.memmap(path, self.dtype, mode="r", shape=self._edges)
+            except FileNotFoundError:  # nothing but the fill value
+                chunk = np.broadcast_to(np.asarray(self.array.fill_value, self.dtype), self._edges)
+            self._mapped[index] = chunk
+            while len(self._mapped) > self._room:
+                self._mapped.pop(next(iter(self._mapped)), None)  # the oldest; another thread may have been faster
+        return chunk
+
+
+def chunk_folder(array: Any) -> Path | None:
+    """Folder of a Zarr array on a disk of this machine that is neither packed nor sharded; None of any other array."""
+    place, metadata = getattr(array, "store_path", None), getattr(array, "metadata", None)
+    root = getattr(getattr(place, "store", None), "root", None)
+    if root is None or getattr(metadata, "zarr_format", None) != 3 or metadata.to_dict()["codecs"] != _PLAIN:
+        return None
+    return Path(root) / place.path
+
+
+def mapping_chunks(volume: Any) -> Any:
+    """A Zarr array with its chunks mapped (:class:`MappedChunks`) where they can be; anything else as it is."""
+    return volume if chunk_folder(volume) is None else MappedChunks(volume)
+
+
+def keeping_chunks(volume: Any) -> Any:
+    """A Zarr array for many small parts, its chunks mapped or else kept (:class:`KeptChunks`); others as they are."""
+    mapped = mapping_chunks(volume)
+    return KeptChunks(mapped) if hasattr(mapped, "chunks") else mapped
 
 
 def cut_cube(volume: Any, voxel_nm: float, centre_nm: np.ndarray, n: int) -> np.ndarray:
