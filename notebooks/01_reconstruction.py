@@ -44,6 +44,7 @@ from mesotomo_utils.tomography import (
     lattice_lines,
     resolution,
 )
+from mesotomo_utils.tomography.cutting import mapping_chunks
 from mesotomo_utils.tomography.projector import Projector
 from mesotomo_utils.tomography.reconstruction import reconstruct, remove_background
 from mesotomo_utils.tomography.tilt_series import load_tilt_series, pixel_positions
@@ -65,7 +66,7 @@ comparison_nm = 1.0  # thickness of the central slab that is also reconstructed 
 window_nm = None  # edge of the windows of the spectra; None: 128 voxels
 point_spread_nm = 0.1  # point spread of the simulated spectrum
 correct_distortion = False  # undo the distortion that all dots share, all but the mean scale
-memory_gb = None  # limit of slabs and tomogram, beside images, windows, libraries; None: 1 GB a core, and the tomogram
+memory_gb = None  # limit of slabs and tomogram, beside images, windows, libraries; None: 1 GB a core
 dask = None  # address of a Dask scheduler whose workers take the slabs; None: the cores of this machine
 
 # %% [markdown]
@@ -263,12 +264,12 @@ if has_series:
 #
 # Spectra are taken in windows inside the needle and averaged over directions, because each dot has its own
 # orientation. Rock salt reflects with $F = 4(f_1 \pm f_2)$, plus for even and minus for odd indices, and in HAADF
-# $f \sim Z^{1.7}$. The paper simulates with lead alone, which overstates {111} and {311}; both are drawn. From here on
-# the tomogram lies in memory, unless `memory_gb` is less than twice its size: then windows and slices are read from disk
-# as they are needed, with the same results. First a film is made of it, slice by slice along the tilt axis.
+# $f \sim Z^{1.7}$. The paper simulates with lead alone, which overstates {111} and {311}; both are drawn. The tomogram
+# is not loaded: windows and slices are read from its file as they are needed. First a film is made of it, slice by slice
+# along the tilt axis.
 
 # %%
-volume = tomogram.within(making["memory"])
+volume = mapping_chunks(tomogram.data)
 planes = movies.section_places(tomogram.shape[0], part=box[0])
 frames = movies.slice_frames(volume, voxel_nm, box=tuple(box))
 heights = pd.DataFrame({"slice": planes, "z_nm": pixel_positions(tomogram.shape[0], voxel_nm)[planes]})
@@ -373,14 +374,14 @@ if no_lattice is None and lines["visible"].any():
         not_told = str(error)
 told = shared.table()
 if correct_distortion and has_series and shared.n_spots:
-    matrix, volume = shared.matrix(), None  # room for the one that is made anew
+    matrix, volume = shared.matrix(), None  # its file is made anew
     making["attributes"] = making["attributes"] | {"distortion_corrected": matrix.tolist()}
     for name, poses in alignments.items():
         moved = remove_background(alignment.apply_alignment(series, poses))
         mended = distortion_correction.correct_distortion(moved, matrix)
         reconstruct(mended, out=f"{run_dir}/{name}.ome.zarr", **making)
     tomogram, *both = [open_tomogram(f"{run_dir}/{name}.ome.zarr") for name in alignments]
-    volume, halves = tomogram.within(making["memory"]), dict(zip(halves, both, strict=True))
+    volume, halves = mapping_chunks(tomogram.data), dict(zip(halves, both, strict=True))
     told["corrected"] = distortion.measure_distortion(volume, voxel_nm, material.lattice_nm, **options)[0].table()["value"]
 elif correct_distortion:
     print("nothing is corrected: no distortion is known, or there are no images to correct")
@@ -401,7 +402,6 @@ told.round(5) if shared.n_spots else not_told
 
 # %%
 crossings = {name: {"first_nm": np.nan, "last_nm": np.nan} for name in resolution.FSC_THRESHOLDS}
-volume = None  # room for the windows of both halves
 if halves:
     fsc = resolution.fourier_shell_correlation(halves["even"].data, halves["odd"].data, voxel_nm, windows=windows)
     for name, threshold in resolution.FSC_THRESHOLDS.items():

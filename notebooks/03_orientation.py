@@ -26,7 +26,7 @@
 # give its error.
 #
 # **You need** `tomogram.ome.zarr` (notebook 01), `centres.csv` and `superlattice.json` (02). **It takes**
-# a fifth of a second a dot on two cores, the control and both half sets included: some forty seconds for 190 dots.
+# an eighth of a second a dot on two cores, the control and both half sets included: some 25 seconds for 190 dots.
 
 # %%
 import numpy as np

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ from pandas.testing import assert_frame_equal
 
 from mesotomo_utils import lattice
 from mesotomo_utils.tomography import bragg_spots, distortion, resolution
+from mesotomo_utils.tomography.cutting import mapping_chunks
 from mesotomo_utils.tomography.distortion_spots import grain_windows
 from mesotomo_utils.tomography.tomogram import Tomogram, open_tomogram, write_tomogram
 from mesotomo_utils.visualization import movies
@@ -62,9 +64,10 @@ READINGS = {
 }
 
 
+@pytest.mark.parametrize("from_disk", [lambda array: array, mapping_chunks], ids=["read", "mapped"])
 @pytest.mark.parametrize("name", READINGS)
-def test_the_same_from_memory_and_from_disk(tomogram: Tomogram, name: str) -> None:
-    there, here = READINGS[name](tomogram.data), READINGS[name](tomogram.load())
+def test_the_same_from_memory_and_from_disk(tomogram: Tomogram, name: str, from_disk: Callable) -> None:
+    there, here = READINGS[name](from_disk(tomogram.data)), READINGS[name](tomogram.load())
     if name == "film":
         assert all(np.array_equal(there[axis], here[axis]) for axis in "zyx")
     elif name == "spectrum":
@@ -107,12 +110,3 @@ def test_a_constant_tomogram_on_disk_is_refused(tmp_path) -> None:
         resolution.choose_windows(flat, 0.1)
     flat[69, 39, 39] = 3.0  # the last voxel
     assert resolution.choose_windows(flat, 0.1)
-
-
-def test_it_is_loaded_where_it_takes_no_more_than_half_of_the_limit(tomogram: Tomogram) -> None:
-    size = 4 * np.prod(SHAPE)
-    for limit in (None, 2 * size):
-        assert isinstance(tomogram.within(limit), np.ndarray)
-    less = tomogram.within(1.9 * size)
-    assert isinstance(less, zarr.Array)
-    assert np.array_equal(less[:], tomogram.within(None))

@@ -31,28 +31,34 @@ class _InChunks:
     def __reduce__(self) -> tuple[type, tuple[Any]]:
         return type(self), (self.array,)  # to another process it goes empty
 
-    def __getitem__(self, part: slice | tuple[slice, ...]) -> np.ndarray:
-        """The part between plain slices."""
+    def __getitem__(self, part: int | slice | tuple[int | slice, ...]) -> np.ndarray:
+        """As of a NumPy array, for whole numbers and slices with positive steps."""
         given = part if isinstance(part, tuple) else (part,)
         given += (slice(None),) * (3 - len(given))
-        ends = [s.indices(n)[:2] for s, n in zip(given, self.shape, strict=True)]
-        values = np.empty([max(stop - start, 0) for start, stop in ends], self.dtype)
-        reached = [
-            range(start // edge, -(-stop // edge)) for (start, stop), edge in zip(ends, self._edges, strict=True)
-        ]
-        for index in product(*reached) if values.size else ():
-            begins = [i * edge for i, edge in zip(index, self._edges, strict=True)]
-            both = [
-                (max(start, b), min(stop, b + edge))
-                for (start, stop), b, edge in zip(ends, begins, self._edges, strict=True)
-            ]
-            target = tuple(slice(a - start, z - start) for (a, z), (start, _) in zip(both, ends, strict=True))
-            source = tuple(slice(a - b, z - b) for (a, z), b in zip(both, begins, strict=True))
-            values[target] = self._chunk(index, begins)[source]
-        return values
+        wanted = [range(n)[p] for p, n in zip(given, self.shape, strict=True)]
+        alone = tuple(axis for axis, places in enumerate(wanted) if isinstance(places, int))
+        along = [range(p, p + 1) if isinstance(p, int) else p for p in wanted]
+        values = np.empty([len(places) for places in along], self.dtype)
+        reached = [_by_chunk(places, edge) for places, edge in zip(along, self._edges, strict=True)]
+        for chunks in product(*reached):
+            index, source, target = zip(*chunks, strict=True)
+            values[target] = self._chunk(index)[source]
+        return values.squeeze(axis=alone)
 
-    def _chunk(self, index: tuple[int, ...], begins: list[int]) -> np.ndarray:
+    def _chunk(self, index: tuple[int, ...]) -> np.ndarray:
         raise NotImplementedError
+
+
+def _by_chunk(places: range, edge: int) -> list[tuple[int, slice, slice]]:
+    """Which chunks some places along an axis lie in, where in them, and where these stand among the places."""
+    found = []
+    for index in range(places.start // edge, (places[-1] // edge + 1) if len(places) else 0):
+        first = max(0, -(-(index * edge - places.start) // places.step))  # of the places, from this chunk's start on
+        last = min(len(places), -(-((index + 1) * edge - places.start) // places.step))
+        if first < last:
+            source = slice(places[first] - index * edge, places[last - 1] - index * edge + 1, places.step)
+            found.append((index, source, slice(first, last)))
+    return found
 
 
 class KeptChunks(_InChunks):
@@ -74,7 +80,7 @@ class KeptChunks(_InChunks):
         self._kept: OrderedDict[tuple[int, ...], Future[np.ndarray]] = OrderedDict()
         self._lock = Lock()
 
-    def _chunk(self, index: tuple[int, ...], begins: list[int]) -> np.ndarray:
+    def _chunk(self, index: tuple[int, ...]) -> np.ndarray:
         with self._lock:
             is_new = index not in self._kept
             chunk = self._kept.setdefault(index, Future())
@@ -83,7 +89,7 @@ class KeptChunks(_InChunks):
                 self._kept.popitem(last=False)
         if is_new:
             try:
-                where = tuple(slice(b, b + edge) for b, edge in zip(begins, self._edges, strict=True))
+                where = tuple(slice(i * edge, (i + 1) * edge) for i, edge in zip(index, self._edges, strict=True))
                 chunk.set_result(np.asarray(self.array[where]))
             except BaseException as error:
                 with self._lock:
@@ -112,7 +118,7 @@ class MappedChunks(_InChunks):
         self._folder = chunk_folder(array)
         self._mapped: dict[tuple[int, ...], np.ndarray] = {}
 
-    def _chunk(self, index: tuple[int, ...], begins: list[int]) -> np.ndarray:
+    def _chunk(self, index: tuple[int, ...]) -> np.ndarray:
         chunk = self._mapped.get(index)
         if chunk is None:
             path = self._folder / self.array.metadata.encode_chunk_key(index)

@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from mesotomo_utils import backend
 from mesotomo_utils.distribute import chunk_depth
+from mesotomo_utils.tomography.cutting import mapping_chunks
 
 Window = tuple[slice, slice, slice]
 FSC_THRESHOLDS = {"0.143": 0.143, "0.5": 0.5}
@@ -355,6 +356,7 @@ class _Shells:
 
 def _blocks(volume: Any, windows: Sequence[Window]) -> Iterator[np.ndarray]:
     """The windows of a volume one by one; windows beside each other share one reading of a Zarr array."""
+    volume = mapping_chunks(volume)
     for z, row in groupby(windows, key=lambda window: window[0]):
         row = list(row)
         y0, x0 = (min(window[axis].start for window in row) for axis in (1, 2))

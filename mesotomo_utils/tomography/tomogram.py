@@ -8,7 +8,6 @@ files; each level of the pyramid carries its own, and all levels lie on top of e
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,17 +66,6 @@ class Tomogram:
     def load(self) -> np.ndarray:
         """The full level in memory, float32."""
         return np.asarray(self.data[:], dtype=np.float32)
-
-    def within(self, limit: float | None) -> np.ndarray | zarr.Array:
-        """The full level: in memory where it takes no more than half of a limit, else the Zarr array.
-
-        Parameters
-        ----------
-        limit
-            Bytes; None for no limit. The other half is for what is done with it.
-        """
-        fits = limit is None or 4 * math.prod(self.shape) <= limit / 2
-        return self.load() if fits else self.data
 
     def level(self, k: int) -> tuple[np.ndarray, float]:
         """Level k in memory (float32) and its voxel in nm; each level is coarser by 2.
