@@ -61,6 +61,10 @@ DOUBTFUL_DIAMETERS = 0.03
 ASTRAY_DIAMETERS = 0.065
 #: And farther than so many times what half of the dots lie from there: a wedge of missing tilts moves it for all.
 ASTRAY_MEDIANS = 4.0
+#: Where dots are lopsided, one that tells so many times less of its centre than one without necks and neighbours
+#: (:func:`~.centre_fits.vagueness_beside_necks`) is taken half-way to where the mean dot lies: chosen on q2 and q3 of
+#: benchmarks/other_twin.py.
+HALF_WAY_VAGUENESS = 16.0
 #: A dot that leaving out its necks moves farther than this has them measured once more.
 MOVED_DIAMETERS = 0.01
 #: What of a half-set error stays when all tilts are there, noise aside. Half as many tilts leave streaks from dot to
@@ -189,6 +193,8 @@ def find_centres(
     inner = _inner(rim, missing)
     if inner.any():
         xyz = _brought_back(image, xyz, template, inner, necks, scale, dask=dask)
+        if scale > LAST_SCALES[0]:
+            xyz = _towards_mean_dot(image, xyz, template, inner, necks, dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
     cut = rim & (missing > _missing_of_cut(rim, missing))
     xyz[cut] = with_necks[cut]  # too little is left of a cut dot to do without what a neck hides
@@ -278,6 +284,18 @@ def _brought_back(
     stay = doubtful[~(astray | (vague_anew < vague)) | lost]
     found[stay] = xyz[stay]
     return found
+
+
+def _towards_mean_dot(
+    image: BodyImage, xyz: np.ndarray, template: Template, inner: np.ndarray, necks: pd.DataFrame, *, dask: str | None
+) -> np.ndarray:
+    """Centres part of the way to where the mean of the inner dots lies: the nearer, the less is left of a dot's facets.
+
+    What is left of a lopsided dot may be all on one side; the mean dot errs by how its size differs, whatever is left.
+    """
+    laid = mean_dot_beside_necks(image, xyz, mean_dot(image, xyz[inner]), necks, dask=dask)
+    vague = vagueness_beside_necks(image, xyz, template, necks, dask=dask)
+    return xyz + vague**2 / (vague**2 + HALF_WAY_VAGUENESS**2) * (laid - xyz)
 
 
 def _recentred(image: BodyImage, xyz: np.ndarray, mean: Template, cut: np.ndarray, *, dask: str | None) -> np.ndarray:
