@@ -35,6 +35,7 @@ import pandas as pd
 from mesotomo_utils import lattice
 from mesotomo_utils.analysis import orientation_sigma
 from mesotomo_utils.mapping import (
+    lattice_model,
     lattice_spots,
     model_dot,
     orientation,
@@ -225,7 +226,7 @@ model, turn_deg = None, np.full(len(table), np.nan)
 if removable:
     angles_deg = tomogram.angles_deg
     whole = ~centres["at_edge"].to_numpy(bool)
-    model = replicas.model_lattices(volume, voxel_nm, xyz, table, whole=whole, dask=dask, **settings)
+    model = lattice_model.model_lattices(volume, voxel_nm, xyz, table, whole=whole, dask=dask, **settings)
     model = replicas.project_lattices(model, angles_deg, progress="lattices projected", **at)
     [to_remove] = replicas.find_replicas(model, [angles_deg], progress="replicas", **at)
 

@@ -9,6 +9,7 @@ import pytest
 
 from mesotomo_utils import lattice
 from mesotomo_utils.mapping import (
+    lattice_model,
     lattice_signal,
     model_dot,
     orientation,
@@ -59,12 +60,14 @@ def found(layer: dict) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def model(layer: dict, found: pd.DataFrame) -> replicas.LatticeModel:
-    made = replicas.model_lattices(layer["all"], VOXEL_NM, layer["centres"], found, **SETTINGS)
+def model(layer: dict, found: pd.DataFrame) -> lattice_model.LatticeModel:
+    made = lattice_model.model_lattices(layer["all"], VOXEL_NM, layer["centres"], found, **SETTINGS)
     return replicas.project_lattices(made, ANGLES_DEG)
 
 
-def test_dots_are_nearer_the_truth_without_replicas(layer: dict, found: pd.DataFrame, model: replicas.LatticeModel):
+def test_dots_are_nearer_the_truth_without_replicas(
+    layer: dict, found: pd.DataFrame, model: lattice_model.LatticeModel
+):
     [removed] = replicas.find_replicas(model, [ANGLES_DEG])
     reading = {"lattice_nm": A_NM, "window_nm": WINDOW_NM}
     table, turn = orientation_follow.without_replicas(
@@ -102,7 +105,7 @@ def test_dots_are_nearer_the_truth_without_replicas(layer: dict, found: pd.DataF
         orientation_errors.half_set_sigmas(*even_odd, model=model, **reading)
 
 
-def test_fringes_return_along_the_beam_where_the_steps_say(model: replicas.LatticeModel):
+def test_fringes_return_along_the_beam_where_the_steps_say(model: lattice_model.LatticeModel):
     g = 4.62
     one = replace(
         model,
@@ -124,16 +127,16 @@ def test_fringes_return_along_the_beam_where_the_steps_say(model: replicas.Latti
     assert fine[near, fine.shape[1] // 2].mean() < 0.2 * beside[near].mean()
 
 
-def test_a_lattice_is_drawn_alike_in_any_slab(model: replicas.LatticeModel):
-    whole = replicas.draw_lattices(model, 0, model.shape[0])
+def test_a_lattice_is_drawn_alike_in_any_slab(model: lattice_model.LatticeModel):
+    whole = lattice_model.draw_lattices(model, 0, model.shape[0])
     bounds = [*range(0, model.shape[0], 7), model.shape[0]]
-    parts = [replicas.draw_lattices(model, *pair) for pair in pairwise(bounds)]
+    parts = [lattice_model.draw_lattices(model, *pair) for pair in pairwise(bounds)]
     assert np.allclose(np.concatenate(parts), whole, atol=1e-4 * np.abs(whole).max())
     assert np.abs(whole).max() > 0
 
 
-def test_what_is_drawn_is_nearer_the_dots_than_what_was_read(layer: dict, model: replicas.LatticeModel):
-    drawn = replicas.draw_lattices(model, 0, model.shape[0])
+def test_what_is_drawn_is_nearer_the_dots_than_what_was_read(layer: dict, model: lattice_model.LatticeModel):
+    drawn = lattice_model.draw_lattices(model, 0, model.shape[0])
 
     def sums(volume: np.ndarray, voxel_nm: float, dot: int) -> np.ndarray:
         window = lattice_signal.prepare_window(voxel_nm=voxel_nm, window_nm=WINDOW_NM, g_max_per_nm=4.9)
@@ -159,12 +162,12 @@ def test_amplitudes_become_those_of_one_lattice():
     cation = rng.uniform(size=(40, 3))
     true = np.array([0.6, 1.0, 0.8])[family] * np.exp(-2j * np.pi * cation @ hkl.T)
     foreign = 0.4 * np.exp(2j * np.pi * rng.uniform(size=true.shape))
-    cleaned = replicas._of_one_lattice((true + foreign).astype(np.complex64), hkl, family)
+    cleaned = lattice_model._of_one_lattice((true + foreign).astype(np.complex64), hkl, family)
     assert np.sqrt(np.mean(np.abs(cleaned - true) ** 2)) < 0.6 * 0.4
-    assert replicas._of_one_lattice(true, hkl, family) == pytest.approx(true, abs=1e-4)
+    assert lattice_model._of_one_lattice(true, hkl, family) == pytest.approx(true, abs=1e-4)
     # in a missing wedge there is nothing, and nothing is put there
     true[:, 4] = 0.0
-    assert np.abs(replicas._of_one_lattice(true, hkl, family)[:, 4]).max() == 0
+    assert np.abs(lattice_model._of_one_lattice(true, hkl, family)[:, 4]).max() == 0
 
 
 def test_direct_sums_equal_the_transform(layer: dict):
@@ -196,10 +199,10 @@ def test_removal_is_refused_where_it_cannot_work(attributes: dict, message: str)
 def test_wrong_input_is_named(layer: dict, found: pd.DataFrame):
     call = (layer["all"], VOXEL_NM, layer["centres"])
     with pytest.raises(ValueError, match="table has 3 rows for 25 centres"):
-        replicas.model_lattices(*call, found[:3], **SETTINGS)
+        lattice_model.model_lattices(*call, found[:3], **SETTINGS)
     with pytest.raises(ValueError, match="no dot of the table has an orientation"):
-        replicas.model_lattices(*call, found.assign(qw=np.nan), **SETTINGS)
-    model = replicas.model_lattices(*call, found, **SETTINGS)
+        lattice_model.model_lattices(*call, found.assign(qw=np.nan), **SETTINGS)
+    model = lattice_model.model_lattices(*call, found, **SETTINGS)
     with pytest.raises(ValueError, match="project_lattices makes them"):
         replicas.find_replicas(model, [ANGLES_DEG])
     model = replicas.project_lattices(model, ANGLES_DEG[:20])
@@ -212,7 +215,7 @@ def orientations_on(device: str, layer: dict, start: pd.DataFrame) -> list[pd.Da
     options = {"device": device, "workers": 2}
     some, rest = layer["centres"][:3], dict(SETTINGS)
     searched = orientation.orient_dots(layer["all"], VOXEL_NM, some, control=np.arange(3) > 0, **options, **rest)
-    model = replicas.model_lattices(layer["all"], VOXEL_NM, layer["centres"], start, **rest)
+    model = lattice_model.model_lattices(layer["all"], VOXEL_NM, layer["centres"], start, **rest)
     model = replicas.project_lattices(model, ANGLES_DEG, **options)
     [removed] = replicas.find_replicas(model, [ANGLES_DEG], **options)
     options |= {"lattice_nm": A_NM, "window_nm": WINDOW_NM}

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
+from mesotomo_utils.mapping.lattice_model import LatticeModel
 from mesotomo_utils.mapping.missing_wedge import widest_gap
 from mesotomo_utils.mapping.orientation_follow import follow_dots
 from mesotomo_utils.mapping.orientation_search import visible_reflections
-from mesotomo_utils.mapping.replicas import LatticeModel, find_replicas
+from mesotomo_utils.mapping.replicas import find_replicas
 from mesotomo_utils.mapping.strain import CELL, SIGMA
 
 #: Noise turns a dot by this over (outermost frequency, window and root of the lattice SNR), degrees: 29 to 31 in white
