@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,8 +20,9 @@ KERNEL = "python3"
 class Kernels:
     """Kernels for one notebook after another, each started while the notebook before it runs.
 
-    On Linux they are forked from a process that has the libraries imported (:mod:`.kernel_nursery`);
-    elsewhere, where the system's libraries may not outlive a fork, each imports them while it waits.
+    On Linux they are forked from a process that has the libraries imported (:mod:`.kernel_nursery`), and spoken to
+    through sockets in a folder of their own: a port that jupyter_client has chosen may be another's before the kernel
+    takes it. Elsewhere, where the system's libraries may not outlive a fork, each imports them while it waits.
 
     Parameters
     ----------
@@ -40,6 +42,8 @@ class Kernels:
         self.cwd = cwd
         self._waiting: Any = None
         self._nursery: _Nursery | None = None
+        self._sockets: tempfile.TemporaryDirectory | None = None
+        self._started = 0
 
     def __enter__(self) -> Self:
         return self
@@ -49,6 +53,8 @@ class Kernels:
             asyncio.run(self._waiting.shutdown_kernel(now=True))
         if self._nursery is not None:
             self._nursery.close()
+        if self._sockets is not None:
+            self._sockets.cleanup()
 
     def take(self, *, last: bool) -> Any:
         """A kernel for a notebook; unless it is the last one, another is started for the next."""
@@ -64,6 +70,7 @@ class Kernels:
         os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
         # the kernel of this environment, not one of the same name in the home folder
         os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+        self._started += 1
         kernel = AsyncKernelManager(kernel_name=KERNEL)
         arguments = [
             "--IPKernelApp.log_level=40",
@@ -72,8 +79,9 @@ class Kernels:
             "--InlineBackend.print_figure_kwargs={'bbox_inches': None}",
         ]
         if sys.platform == "linux":
-            if self._nursery is None:
-                self._nursery = _Nursery(self.cwd)
+            if self._nursery is None or self._sockets is None:
+                self._nursery, self._sockets = _Nursery(self.cwd), tempfile.TemporaryDirectory(prefix="kernels_")
+            kernel.transport, kernel.connection_file = "ipc", f"{self._sockets.name}/{self._started}.json"
             kernel.provisioner = self._nursery.provisioner(kernel)
         else:
             arguments.append(f"--IPKernelApp.exec_lines={[f'__import__({name!r});' for name in IMPORTED]}")
