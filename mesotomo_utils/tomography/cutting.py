@@ -14,6 +14,8 @@ import numpy as np
 
 # Chunks that are kept, bytes: the layers of chunks that the dots of one layer lie in, at paper size.
 _KEPT_BYTES = 1e9
+# Chunks that are mapped, bytes. To map one again costs a tenth of a millisecond.
+_MAPPED_BYTES = 0.1e9
 # The codecs of a Zarr array (version 3) whose chunks are written as they lie in memory.
 _PLAIN = ({"name": "bytes", "configuration": {"endian": sys.byteorder}},)
 
@@ -103,7 +105,7 @@ class MappedChunks(_InChunks):
     """A Zarr array whose chunks are files of plain values, as ours are: mapped into memory, they need not be read.
 
     Zarr reads a chunk into memory of its own and copies it from there, at a sixth of the speed. What is mapped counts
-    as memory of the process, though any other can have it: no more is at a time than :class:`KeptChunks` would keep.
+    as memory of the process, though any other can have it: so it is not much at a time.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ class MappedChunks(_InChunks):
         Upper bound of the chunks mapped.
     """
 
-    def __init__(self, array: Any, *, kept_bytes: float = _KEPT_BYTES) -> None:
+    def __init__(self, array: Any, *, kept_bytes: float = _MAPPED_BYTES) -> None:
         super().__init__(array, kept_bytes=kept_bytes)
         self._folder = chunk_folder(array)
         self._mapped: dict[tuple[int, ...], np.ndarray] = {}
