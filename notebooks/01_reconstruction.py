@@ -27,7 +27,7 @@
 #
 # **You need** the sample file; notebook 00 puts it into the run folder. **It takes** half a minute to a minute
 # on two cores for 180 images of 680 × 448 pixels; the half sets, aligned and reconstructed anew, take most. `memory_gb`
-# limits slabs and tomogram, with `dask` the slabs of each worker. It does not count the libraries, 0.25 GB; the images, which
+# limits the slabs, with `dask` those of each worker. It does not count the libraries, 0.25 GB; the images, which
 # lie in memory twice and, while they are aligned, five times over; windows, up to 1 GB at the paper's size; and a tomogram
 # that is brought along, which is read whole once.
 
@@ -66,7 +66,7 @@ comparison_nm = 1.0  # thickness of the central slab that is also reconstructed 
 window_nm = None  # edge of the windows of the spectra; None: 128 voxels
 point_spread_nm = 0.1  # point spread of the simulated spectrum
 correct_distortion = False  # undo the distortion that all dots share, all but the mean scale
-memory_gb = None  # limit of slabs and tomogram, beside images, windows, libraries; None: 1 GB a core
+memory_gb = None  # limit of slabs, beside images, windows, libraries; None: 1 GB a core
 dask = None  # address of a Dask scheduler whose workers take the slabs; None: the cores of this machine
 
 # %% [markdown]
