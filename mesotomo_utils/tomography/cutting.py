@@ -118,7 +118,8 @@ class MappedChunks(_InChunks):
     def __init__(self, array: Any, *, kept_bytes: float = _MAPPED_BYTES) -> None:
         super().__init__(array, kept_bytes=kept_bytes)
         self._folder = chunk_folder(array)
-        self._mapped: dict[tuple[int, ...], np.ndarray] = {}
+        self._mapped: OrderedDict[tuple[int, ...], np.ndarray] = OrderedDict()
+        self._lock = Lock()
 
     def _chunk(self, index: tuple[int, ...]) -> np.ndarray:
         chunk = self._mapped.get(index)
@@ -128,9 +129,10 @@ class MappedChunks(_InChunks):
                 chunk = np.memmap(path, self.dtype, mode="r", shape=self._edges)
             except FileNotFoundError:  # nothing but the fill value
                 chunk = np.broadcast_to(np.asarray(self.array.fill_value, self.dtype), self._edges)
-            self._mapped[index] = chunk
-            while len(self._mapped) > self._room:
-                self._mapped.pop(next(iter(self._mapped)), None)  # the oldest; another thread may have been faster
+            with self._lock:
+                self._mapped[index] = chunk
+                if len(self._mapped) > self._room:
+                    self._mapped.popitem(last=False)
         return chunk
 
 

@@ -70,7 +70,7 @@ def run_command(
         typer.Option(
             "--memory",
             metavar="8GB",
-            help="Limit of slabs and tomogram in 01, with --dask of each worker too; not of its images (the alignment "
+            help="Limit of slabs in 01, with --dask of each worker too; not of its images (the alignment "
             "takes five times their size), windows (up to 1 GB) and libraries, nor of other steps.",
         ),
     ] = None,
