@@ -249,7 +249,8 @@ def without_replicas(
     threshold = snr_threshold(voxel_nm=voxel_nm, false_accepts=false_accepts, **reading)
     kept = np.isfinite(found.R).all(axis=(1, 2)) & (less["lattice_snr"].to_numpy() > threshold)
     less[[*QUATERNION, "lattice_nm", *CELL]] = np.nan
-    less.loc[kept, QUATERNION] = lattice.to_quaternions(found.R[kept])
+    if kept.any():
+        less.loc[kept, QUATERNION] = lattice.to_quaternions(found.R[kept])
     less.loc[kept, "lattice_nm"] = found.lattice_nm[kept]
     for row in np.flatnonzero(kept & np.isfinite(found.cells_nm).all(axis=(1, 2))):
         cell = lattice.cell_parameters(found.cells_nm[row])
