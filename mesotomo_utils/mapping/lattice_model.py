@@ -17,7 +17,7 @@ from mesotomo_utils.distribute import each_item, map_items
 from mesotomo_utils.mapping import lattice_signal
 from mesotomo_utils.mapping.dot_table import QUATERNION
 from mesotomo_utils.mapping.orientation_search import LARGEST_STRAIN, visible_reflections
-from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, keeping_chunks
+from mesotomo_utils.tomography.cutting import cube_middle_nm, cut_cube, keeping_chunks, nearest_voxels
 
 # The mean dot is where the mean density is above this part of that of its core.
 _BODY_LEVEL = 0.5
@@ -67,6 +67,11 @@ class LatticeModel:
     shape: tuple[int, int, int]
     angles_deg: np.ndarray | None = None
     images: np.ndarray | None = None
+
+    @property
+    def nearest(self) -> np.ndarray:
+        """(N, 3) index z, y, x of the grid point nearest to each middle: the bodies are drawn about it."""
+        return nearest_voxels(self.shape, self.voxel_nm, self.middles_nm)
 
 
 def model_lattices(
@@ -142,8 +147,7 @@ def model_lattices(
 def draw_lattices(model: LatticeModel, first: int, last: int, *, device: str = "cpu") -> np.ndarray:
     """Slices ``first`` to ``last`` (excluded) of the model's lattices, float32 [z, y, x], on a device."""
     shape = np.array(model.shape)
-    s = len(model.body)
-    nearest = np.rint(model.middles_nm[:, ::-1] / model.voxel_nm + (shape - 1) / 2).astype(int)
+    s, nearest = len(model.body), model.nearest
     # the grid point nearest to a dot is not its middle: the phases count from the middle all the same
     shift_nm = ((nearest - (shape - 1) / 2) * model.voxel_nm)[:, ::-1] - model.middles_nm
     body, slices = to_device(model.body, device), np.zeros((last - first, *model.shape[1:]), np.float32)

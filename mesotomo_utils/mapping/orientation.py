@@ -25,6 +25,7 @@ from mesotomo_utils.mapping.orientation_search import (
     prepare_shells,
     visible_reflections,
 )
+from mesotomo_utils.mapping.strain import CELL, cell_parameters
 from mesotomo_utils.tomography.cutting import cut_cubes, keeping_chunks
 
 if TYPE_CHECKING:
@@ -234,8 +235,8 @@ def _as_table(
     R: np.ndarray, reciprocal: np.ndarray, accepted: np.ndarray, lattice_nm: float, V: np.ndarray
 ) -> pd.DataFrame:
     """Quaternions and cells of the equivalents that follow the superlattice, else NaN."""
-    cells = ["a_nm", "b_nm", "c_nm", "alpha_deg", "beta_deg", "gamma_deg"]
-    table = pd.DataFrame(np.nan, index=np.arange(len(R)), columns=QUATERNION + cells)
+    table = pd.DataFrame(np.nan, index=np.arange(len(R)), columns=[*QUATERNION, *CELL])
+    cells_nm = np.full(R.shape, np.nan)
     if accepted.any():
         chosen = lattice.nearest_equivalent(R[accepted], V)
         table.loc[accepted, QUATERNION] = lattice.to_quaternions(chosen)
@@ -244,8 +245,8 @@ def _as_table(
         # operation that chose the equivalent permutes them.
         direct = lattice_nm * np.linalg.inv(reciprocal[row]).T
         operation = np.rint(R[row].T @ lattice.nearest_equivalent(R[row], V))
-        cell = lattice.cell_parameters(direct @ operation)
-        table.loc[row, cells] = [cell[name] for name in cells]
+        cells_nm[row] = direct @ operation
+    table[list(CELL)] = cell_parameters(cells_nm)
     return table
 
 

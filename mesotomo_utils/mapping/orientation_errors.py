@@ -13,7 +13,7 @@ from mesotomo_utils.mapping.missing_wedge import widest_gap
 from mesotomo_utils.mapping.orientation_follow import follow_dots
 from mesotomo_utils.mapping.orientation_search import visible_reflections
 from mesotomo_utils.mapping.replicas import find_replicas
-from mesotomo_utils.mapping.strain import CELL, SIGMA
+from mesotomo_utils.mapping.strain import CELL, SIGMA, cell_parameters
 
 #: Noise turns a dot by this over (outermost frequency, window and root of the lattice SNR), degrees: 29 to 31 in white
 #: noise on model dots, and 28 by the curvature of the score.
@@ -272,10 +272,7 @@ def cell_sigmas(even_nm: np.ndarray, odd_nm: np.ndarray, lattice_snr: np.ndarray
     sigmas = pd.DataFrame(np.nan, index=np.arange(len(there)), columns=list(SIGMA))
     if not there.any():
         return sigmas
-    even, odd = (
-        pd.DataFrame([lattice.cell_parameters(cell) for cell in cells[there]])[list(CELL)].to_numpy()
-        for cells in (even_nm, odd_nm)
-    )
+    even, odd = (cell_parameters(cells[there]) for cells in (even_nm, odd_nm))
     apart = np.full((len(there), len(CELL)), np.nan)
     apart[there] = odd - even - np.median(odd - even, axis=0)
     for column, name in enumerate(SIGMA):

@@ -22,7 +22,7 @@ from mesotomo_utils.mapping.lattice_signal import LocalTransform
 from mesotomo_utils.mapping.orientation import snr_threshold
 from mesotomo_utils.mapping.orientation_search import LARGEST_STRAIN, climb, prepare_shells, visible_reflections
 from mesotomo_utils.mapping.replicas import Replicas
-from mesotomo_utils.mapping.strain import CELL
+from mesotomo_utils.mapping.strain import CELL, cell_parameters
 from mesotomo_utils.tomography.cutting import cut_cube, cut_cubes, keeping_chunks
 
 # Dots whose noise is read: its law is common to all, and only its course from spot to spot matters.
@@ -252,7 +252,5 @@ def without_replicas(
     if kept.any():
         less.loc[kept, QUATERNION] = lattice.to_quaternions(found.R[kept])
     less.loc[kept, "lattice_nm"] = found.lattice_nm[kept]
-    for row in np.flatnonzero(kept & np.isfinite(found.cells_nm).all(axis=(1, 2))):
-        cell = lattice.cell_parameters(found.cells_nm[row])
-        less.loc[row, list(CELL)] = [cell[name] for name in CELL]
+    less.loc[kept, list(CELL)] = cell_parameters(found.cells_nm[kept])
     return less, np.where(kept, np.linalg.norm(found.taken_deg, axis=1), np.nan)

@@ -247,7 +247,7 @@ def fringes_of_one(model: LatticeModel, dot: int, angles_deg: np.ndarray) -> tup
         waves_per_nm=model.waves_per_nm[[dot]],
         amplitudes=model.amplitudes[[dot]],
     )
-    middle = int(np.rint(one.middles_nm[0, 2] / model.voxel_nm + (model.shape[0] - 1) / 2))
+    middle = int(one.nearest[0, 0])
     drawn, projector = draw_lattices(one, middle, middle + 1), _projector(angles_deg, one, "cpu")
     blur = _ENVELOPE_NM / model.voxel_nm
     both = drawn[0], projector.fbp(projector.forward(drawn))[0]
@@ -272,7 +272,7 @@ def _slabs(
     """What is made of each slab of slices with dots, from its first to its last (excluded), and which these are."""
     rows = _ROWS[device]
     reach = len(model.body) // 2 + 1
-    z = np.rint(model.middles_nm[:, 2] / model.voxel_nm + (model.shape[0] - 1) / 2).astype(int)
+    z = model.nearest[:, 0]
     low, high = max(int(z.min()) - reach, 0), min(int(z.max()) + reach, model.shape[0])
     parts = [slice(first, min(first + rows, high)) for first in range(low, high, rows)]
     if workers is None and device == "cuda":

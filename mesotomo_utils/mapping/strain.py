@@ -12,6 +12,18 @@ SIGMA = ("sigma_a_nm", "sigma_b_nm", "sigma_c_nm", "sigma_alpha_deg", "sigma_bet
 STRAIN = ("strain_aa", "strain_bb", "strain_cc", "strain_bc", "strain_ac", "strain_ab")
 
 
+def cell_parameters(cells_nm: np.ndarray) -> np.ndarray:
+    """(N, 6) lengths, nm, and angles, degrees, named by :data:`CELL`, of (N, 3, 3) cells: columns a, b, c, nm.
+
+    NaN where a cell is not finite.
+    """
+    values = np.full((len(cells_nm), len(CELL)), np.nan)
+    for row in np.flatnonzero(np.isfinite(cells_nm).all(axis=(1, 2))):
+        found = lattice.cell_parameters(cells_nm[row])
+        values[row] = [found[name] for name in CELL]
+    return values
+
+
 def dot_strains(cells: pd.DataFrame, *, reference_nm: float | None = None) -> pd.DataFrame:
     """Strain of each dot against an unstrained cubic lattice.
 

@@ -20,8 +20,31 @@ _MAPPED_BYTES = 0.1e9
 _PLAIN = ({"name": "bytes", "configuration": {"endian": sys.byteorder}},)
 
 
-class _InChunks:
-    """Parts of an array of three dimensions, put together from its chunks."""
+def _by_chunk(places: range, edge: int) -> list[tuple[int, slice, slice]]:
+    """Which chunks some places along an axis lie in, where in them, and where these stand among the places."""
+    found = []
+    for index in range(places.start // edge, (places[-1] // edge + 1) if len(places) else 0):
+        first = max(0, -(-(index * edge - places.start) // places.step))  # of the places, from this chunk's start on
+        last = min(len(places), -(-((index + 1) * edge - places.start) // places.step))
+        if first < last:
+            source = slice(places[first] - index * edge, places[last - 1] - index * edge + 1, places.step)
+            found.append((index, source, slice(first, last)))
+    return found
+
+
+class KeptChunks:
+    """A Zarr array that keeps the chunks it read last, for many small parts that share them.
+
+    Cubes about neighbouring dots overlap, and each reaches into seven chunks that hold nine times as much. Parts asked
+    for in the order of their place find most of their chunks here; threads wait for the chunks that they need only.
+
+    Parameters
+    ----------
+    array
+        Zarr array of three dimensions.
+    kept_bytes
+        Upper bound of the chunks kept.
+    """
 
     def __init__(self, array: Any, *, kept_bytes: float = _KEPT_BYTES) -> None:
         self.array = array
@@ -29,6 +52,8 @@ class _InChunks:
         self.dtype = np.dtype(array.dtype)
         self._edges = tuple(array.chunks)
         self._room = max(1, int(kept_bytes / (np.prod(self._edges) * self.dtype.itemsize)))
+        self._kept: OrderedDict[tuple[int, ...], Future[np.ndarray]] = OrderedDict()
+        self._lock = Lock()
 
     def __reduce__(self) -> tuple[type, tuple[Any]]:
         return type(self), (self.array,)  # to another process it goes empty
@@ -48,41 +73,6 @@ class _InChunks:
         return values.squeeze(axis=alone)
 
     def _chunk(self, index: tuple[int, ...]) -> np.ndarray:
-        raise NotImplementedError
-
-
-def _by_chunk(places: range, edge: int) -> list[tuple[int, slice, slice]]:
-    """Which chunks some places along an axis lie in, where in them, and where these stand among the places."""
-    found = []
-    for index in range(places.start // edge, (places[-1] // edge + 1) if len(places) else 0):
-        first = max(0, -(-(index * edge - places.start) // places.step))  # of the places, from this chunk's start on
-        last = min(len(places), -(-((index + 1) * edge - places.start) // places.step))
-        if first < last:
-            source = slice(places[first] - index * edge, places[last - 1] - index * edge + 1, places.step)
-            found.append((index, source, slice(first, last)))
-    return found
-
-
-class KeptChunks(_InChunks):
-    """A Zarr array that keeps the chunks it read last, for many small parts that share them.
-
-    Cubes about neighbouring dots overlap, and each reaches into seven chunks that hold nine times as much. Parts asked
-    for in the order of their place find most of their chunks here; threads wait for the chunks that they need only.
-
-    Parameters
-    ----------
-    array
-        Zarr array of three dimensions.
-    kept_bytes
-        Upper bound of the chunks kept.
-    """
-
-    def __init__(self, array: Any, *, kept_bytes: float = _KEPT_BYTES) -> None:
-        super().__init__(array, kept_bytes=kept_bytes)
-        self._kept: OrderedDict[tuple[int, ...], Future[np.ndarray]] = OrderedDict()
-        self._lock = Lock()
-
-    def _chunk(self, index: tuple[int, ...]) -> np.ndarray:
         with self._lock:
             is_new = index not in self._kept
             chunk = self._kept.setdefault(index, Future())
@@ -91,8 +81,7 @@ class KeptChunks(_InChunks):
                 self._kept.popitem(last=False)
         if is_new:
             try:
-                where = tuple(slice(i * edge, (i + 1) * edge) for i, edge in zip(index, self._edges, strict=True))
-                chunk.set_result(np.asarray(self.array[where]))
+                chunk.set_result(self._read(index))
             except BaseException as error:
                 with self._lock:
                     self._kept.pop(index, None)
@@ -100,8 +89,12 @@ class KeptChunks(_InChunks):
                 raise
         return chunk.result()  # where it is not new another thread may still be reading it
 
+    def _read(self, index: tuple[int, ...]) -> np.ndarray:
+        where = tuple(slice(i * edge, (i + 1) * edge) for i, edge in zip(index, self._edges, strict=True))
+        return np.asarray(self.array[where])
 
-class MappedChunks(_InChunks):
+
+class MappedChunks(KeptChunks):
     """A Zarr array whose chunks are files of plain values, as ours are: mapped into memory, they need not be read.
 
     Zarr reads a chunk into memory of its own and copies it from there, at a sixth of the speed. What is mapped counts
@@ -118,22 +111,13 @@ class MappedChunks(_InChunks):
     def __init__(self, array: Any, *, kept_bytes: float = _MAPPED_BYTES) -> None:
         super().__init__(array, kept_bytes=kept_bytes)
         self._folder = chunk_folder(array)
-        self._mapped: OrderedDict[tuple[int, ...], np.ndarray] = OrderedDict()
-        self._lock = Lock()
 
-    def _chunk(self, index: tuple[int, ...]) -> np.ndarray:
-        chunk = self._mapped.get(index)
-        if chunk is None:
-            path = self._folder / self.array.metadata.encode_chunk_key(index)
-            try:
-                chunk = np.memmap(path, self.dtype, mode="r", shape=self._edges)
-            except FileNotFoundError:  # nothing but the fill value
-                chunk = np.broadcast_to(np.asarray(self.array.fill_value, self.dtype), self._edges)
-            with self._lock:
-                self._mapped[index] = chunk
-                if len(self._mapped) > self._room:
-                    self._mapped.popitem(last=False)
-        return chunk
+    def _read(self, index: tuple[int, ...]) -> np.ndarray:
+        path = self._folder / self.array.metadata.encode_chunk_key(index)
+        try:
+            return np.memmap(path, self.dtype, mode="r", shape=self._edges)
+        except FileNotFoundError:  # nothing but the fill value
+            return np.broadcast_to(np.asarray(self.array.fill_value, self.dtype), self._edges)
 
 
 def chunk_folder(array: Any) -> Path | None:
@@ -185,7 +169,7 @@ def cut_cubes(volume: Any, voxel_nm: float, centres_nm: np.ndarray, n: int) -> n
     shape = np.array(volume.shape)
     cubes = np.zeros((len(centres_nm), n, n, n), dtype=np.float32)
     for cube, centre_nm in zip(cubes, centres_nm, strict=True):
-        low = _nearest(shape, voxel_nm, centre_nm) - n // 2
+        low = nearest_voxels(shape, voxel_nm, centre_nm) - n // 2
         inside_low, inside_high = np.clip(low, 0, shape), np.clip(low + n, 0, shape)
         if np.all(inside_high > inside_low):
             source = tuple(slice(a, b) for a, b in zip(inside_low, inside_high, strict=True))
@@ -197,9 +181,9 @@ def cut_cubes(volume: Any, voxel_nm: float, centres_nm: np.ndarray, n: int) -> n
 def cube_middle_nm(shape: tuple[int, int, int], voxel_nm: float, centre_nm: np.ndarray) -> np.ndarray:
     """(3,) x, y, z, nm, of the voxel that :func:`cut_cube` puts in the middle, in a volume of a shape [z, y, x]."""
     size = np.array(shape)
-    return ((_nearest(size, voxel_nm, centre_nm) - (size - 1) / 2) * voxel_nm)[::-1]
+    return ((nearest_voxels(size, voxel_nm, centre_nm) - (size - 1) / 2) * voxel_nm)[::-1]
 
 
-def _nearest(shape: np.ndarray, voxel_nm: float, centre_nm: np.ndarray) -> np.ndarray:
-    """(3,) index z, y, x of the voxel nearest to a point."""
-    return np.rint(np.asarray(centre_nm, float)[::-1] / voxel_nm + (shape - 1) / 2).astype(int)
+def nearest_voxels(shape: tuple[int, int, int] | np.ndarray, voxel_nm: float, points_nm: np.ndarray) -> np.ndarray:
+    """(..., 3) index z, y, x of the voxels nearest to points (..., 3) x, y, z, nm, in a volume of a shape [z, y, x]."""
+    return np.rint(np.asarray(points_nm, float)[..., ::-1] / voxel_nm + (np.asarray(shape) - 1) / 2).astype(int)
