@@ -139,6 +139,9 @@ if image is not None:
 # no better than a tenth of a nanometre; but a centre that lies farther from it is doubtful. It is looked for from there
 # as well, and of the two the one about which more is symmetric is kept; where the mean dot lies more than twice as far
 # off, the new one.
+#
+# What is left of a lopsided dot beside thick necks may be all on one side. So where the dots are lopsided, and only there,
+# each is taken part of the way to where the mean dot lies: the farther, the less of its facets is left to be seen.
 
 # %%
 if image is not None:

@@ -178,7 +178,7 @@ if possible:
     )
 else:
     table = orientation.without_lattice(len(xyz))
-table.describe().T.round(4)
+table.describe().T.dropna(subset=["mean"]).round(4)  # the free cells follow, where replicas are taken off first
 
 # %% [markdown]
 # ## Which dots to trust
@@ -215,8 +215,9 @@ print(why_not or f"{accepted.sum()} of {len(table)} dots show their lattice")
 #
 # But it can be foretold. The lattices found above are drawn as plane waves in the mean dot's body, projected at
 # the angles of the series and reconstructed; what comes back beyond what was drawn is taken off, and each
-# orientation is refined once more. The waves of one dot take the phases that a cation at one point gives
-# them all: read one by one, they would carry the replicas on.
+# orientation is refined once more, from where it was. Its lattice SNR changes as the power of its spots does; the noise is
+# not read again. The waves of one dot take the phases that a cation at one point gives them all: read one by one, they
+# would carry the replicas on.
 
 # %%
 if not visible:
