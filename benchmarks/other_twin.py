@@ -50,6 +50,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.55, "anion": "Te", "lattice_nm": 0.646, "pixel_nm": 0.055, "tilts": 120, "edges_nm": (3.8, 4.8)},
     "q9": {"seed": 7109, "dots": 600, "cell": (6.40, 5.60, 5.90, 91, 103, 88), "base": "C", "cap": "Pt", "even": True}
     | {"gap": 0.5, "given": 5.2, "electrons": 200.0},
+    "q10": {"seed": 7110, "dots": 560, "cell": (6.50, 6.20, 6.05, 99, 88, 97), "base": "C", "cap": "C"}
+    | {"gap": 0.45, "given": 5.4, "edges_nm": (4.7, 5.7), "electrons": 250.0},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
 USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}

@@ -236,36 +236,20 @@ def test_a_lopsided_dot_is_as_far_off_as_is_said():
 
 
 def test_the_more_lopsided_all_dots_are_the_more_their_one_side_counts(monkeypatch):
-    scales, last_scale = [], centres.scale_beside_necks
-    monkeypatch.setattr(centres, "scale_beside_necks", lambda *a, **k: scales.append(last_scale(*a, **k)) or scales[-1])
-    least, errors = centres.LAST_SCALES[0], []
+    lasts, last_fit = [], centres.last_fit_beside_necks
+    monkeypatch.setattr(centres, "last_fit_beside_necks", lambda *a, **k: lasts.append(last_fit(*a, **k)) or lasts[-1])
+    errors = []
     image, middles = lopsided_cubes(np.random.default_rng(7), coverage=0.9, thick=6)
     for share in (0.0, centre_fits.LAST_SCALE_SHARE):
         monkeypatch.setattr(centre_fits, "LAST_SCALE_SHARE", share)
         table, _ = centres.find_centres(image)
         errors.append(np.median(cKDTree(middles).query(table[XYZ])[0]))
-    assert scales[0] == least < 0.2 < scales[1]
+    assert lasts[0] is None
+    assert lasts[1].scale > 0.3
     assert errors[1] < 0.8 * errors[0]
     even, _ = lopsided_cubes(np.random.default_rng(7), coverage=0.0)
     centres.find_centres(even)
-    assert scales[2] == least
-
-
-def test_the_vaguer_a_lopsided_dot_the_nearer_to_the_mean_dot_it_is_put(found, monkeypatch):
-    _, image, table, mean = found
-    points, half = table[XYZ].to_numpy()[:3], centres.HALF_WAY_VAGUENESS
-    vague = np.array([[half, half, half], [1.0, half, 1e3], [1.0, 1.0, 1.0]])
-    monkeypatch.setattr(centres, "mean_dot_beside_necks", lambda image, xyz, *_, dask: xyz + 1.0)
-    monkeypatch.setattr(centres, "vagueness_beside_necks", lambda *_, dask: vague)
-    moved = centres._towards_mean_dot(image, points, mean, np.ones(3, bool), None, dask=None) - points
-    np.testing.assert_allclose(moved, [[0.5] * 3, [0.004, 0.5, 1.0], [0.004] * 3], atol=3e-4)
-    # dots that are their own mirror images stay where they are
-    taken, stays = [], centres._towards_mean_dot
-    monkeypatch.undo()
-    monkeypatch.setattr(centres, "_towards_mean_dot", lambda *a, **k: taken.append(1) or stays(*a, **k))
-    for coverage, thick, times in ((0.0, 3, 0), (0.9, 6, 1)):
-        centres.find_centres(lopsided_cubes(np.random.default_rng(7), coverage=coverage, thick=thick)[0])
-        assert len(taken) == times
+    assert lasts[2] is None
 
 
 def test_dots_that_lack_what_others_lack_inside_are_not_cut():

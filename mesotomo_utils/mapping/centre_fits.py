@@ -6,12 +6,14 @@ The dots are shared out in small groups. Which fit a dot needs, :mod:`~mesotomo_
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from mesotomo_utils.distribute import map_items
-from mesotomo_utils.mapping.inversion import Inversion
+from mesotomo_utils.mapping.inversion import BARE_MARGIN_DIAMETERS, Inversion
+from mesotomo_utils.mapping.necks import edge_width
 from mesotomo_utils.mapping.overlay import Overlay
 from mesotomo_utils.mapping.sampling import coarsen
 from mesotomo_utils.mapping.template import BodyImage, Template, mean_dot
@@ -23,8 +25,13 @@ BESIDE_NECKS_SCALES = (0.1, 0.1, 0.1)
 #: At last, for as many steps, the scale is this multiple of what the facets of the sample's dots differ from their
 #: mirror images (:func:`scale_beside_necks`), within bounds: what a lopsided dot has on one side only, an island on a
 #: facet or a corner, is no outlier where most dots have such, and its centre of mass is meant.
-LAST_SCALE_SHARE = 2.0
+LAST_SCALE_SHARE = 4.0
 LAST_SCALES = (0.15, 0.5)
+#: Above the least scale the flanks of the necks count as well, and are taken off: none of them at the least, whose
+#: weights take them out, this part at the largest.
+LARGEST_FLANK_SHARE = 0.9
+#: And the fit goes on for so many steps: what is seen of a lopsided dot beside its necks leads it slowly.
+LOOSE_STEPS = 8
 #: From there, scales that let the one side count hardly and wholly: a lopsided dot has its centre elsewhere for each.
 TIGHT_SCALES, LOOSE_SCALES = (0.1,) * 3, (0.3, 1.0, 1.0)
 #: Where a dot is not its own mirror image, voxels up to this far from it lose their weight too: the blurred flank of
@@ -113,7 +120,7 @@ def centres_beside_necks(
     template: Template,
     necks: pd.DataFrame,
     *,
-    scale: float = LAST_SCALES[0],
+    last: LastFit | None = None,
     of=slice(None),
     dask: str | None = None,
 ) -> np.ndarray:
@@ -125,8 +132,8 @@ def centres_beside_necks(
         As for :func:`refine_centres`; the centres that it found.
     necks
         ``qd_1, qd_2`` (rows of ``xyz_nm``) and ``diameter_nm``, from :func:`.necks.near_necks`.
-    scale
-        Scale of the last steps, in body contrasts, from :func:`scale_beside_necks`.
+    last
+        Of :func:`last_fit_beside_necks`: where dots are lopsided, how the fit ends.
     of
         Rows of dots, by default all: the others stay where they are.
 
@@ -135,34 +142,56 @@ def centres_beside_necks(
     As there.
     """
     start = np.asarray(xyz_nm, float).reshape(-1, 3)
-    scales = BESIDE_NECKS_SCALES + (scale,) * len(BESIDE_NECKS_SCALES)
+    inversion = _sharp_inversion(image, template)
 
-    def refine(inversion: Inversion, first: np.ndarray, beside: np.ndarray) -> np.ndarray:
-        return inversion.follow(first, scales, beside)
+    def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
+        at = inversion.follow(first, BESIDE_NECKS_SCALES, inversion.beside(joints))
+        if last is None:
+            return inversion.follow(at, LAST_SCALES[:1] * len(BESIDE_NECKS_SCALES), inversion.beside(joints))
+        bare, flanks = inversion.beside(joints, BARE_MARGIN_DIAMETERS), inversion.flanks(joints, last.edge_nm)
+        return inversion.follow(at, (last.scale,) * LOOSE_STEPS, bare, last.flank_share * flanks)
 
     found = start.copy()
-    found[of] = _inverted(refine, image, start, template, necks, of, dask=dask)
+    found[of] = _with_necks(refine, start, necks, of, image=image, dask=dask)
     return _unless_lost(found, start, image)
 
 
-def scale_beside_necks(
-    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=slice(None), dask: str | None = None
-) -> float:
-    """Scale for the last steps of :func:`centres_beside_necks`, from the dots themselves.
+@dataclass(frozen=True)
+class LastFit:
+    """How the fit ends where dots are lopsided: its scale, in body contrasts, and the blur of a neck's edge, nm."""
 
-    Parameters are those of that function, the centres those that it found with the least scale.
+    scale: float
+    edge_nm: float
+
+    @property
+    def flank_share(self) -> float:
+        """Part of the necks' flanks that is taken off."""
+        least, most = LAST_SCALES
+        return LARGEST_FLANK_SHARE * (self.scale - least) / (most - least)
+
+
+def last_fit_beside_necks(
+    image: BodyImage, xyz_nm, template: Template, necks: pd.DataFrame, *, of=slice(None), dask: str | None = None
+) -> LastFit | None:
+    """How :func:`centres_beside_necks` should end, from the dots themselves.
+
+    Parameters are those of that function, the centres those that it found with nothing said of that.
 
     Returns
     -------
-    Body contrasts: how far the dots' facets are from being their own mirror images, the median over the dots, times
-    :data:`LAST_SCALE_SHARE`, within :data:`LAST_SCALES`; the least of these where there is no dot.
+    The scale is how far the dots' facets are from being their own mirror images, the median over the dots, times
+    :data:`LAST_SCALE_SHARE`, at most the larger of :data:`LAST_SCALES`. None where it is below the least of these, or
+    there is no dot: the fit ends with that one then.
     """
 
     def measure(inversion: Inversion, points: np.ndarray, beside: np.ndarray) -> np.ndarray:
         return inversion.unevenness(points, beside)
 
     uneven = _inverted(measure, image, xyz_nm, template, necks, of, dask=dask)
-    return float(np.clip(LAST_SCALE_SHARE * float(np.median(uneven)), *LAST_SCALES)) if len(uneven) else LAST_SCALES[0]
+    scale = LAST_SCALE_SHARE * float(np.median(uneven)) if len(uneven) else 0.0
+    if scale <= LAST_SCALES[0]:
+        return None
+    return LastFit(min(scale, LAST_SCALES[1]), edge_width(image, xyz_nm, necks, dask=dask))
 
 
 def lopsided_beside_necks(

@@ -21,16 +21,16 @@ from scipy.spatial import cKDTree
 from mesotomo_utils import lattice
 from mesotomo_utils.backend import to_numpy
 from mesotomo_utils.mapping.centre_fits import (
-    LAST_SCALES,
     LOST_DIAMETERS,
+    LastFit,
     centres_beside_necks,
     in_chunks,
+    last_fit_beside_necks,
     lopsided_beside_necks,
     mean_dot_beside_necks,
     recentre_cut,
     refine_centres,
     rough_centres,
-    scale_beside_necks,
     vagueness_beside_necks,
 )
 from mesotomo_utils.mapping.necks import near_necks
@@ -61,10 +61,6 @@ DOUBTFUL_DIAMETERS = 0.03
 ASTRAY_DIAMETERS = 0.065
 #: And farther than so many times what half of the dots lie from there: a wedge of missing tilts moves it for all.
 ASTRAY_MEDIANS = 4.0
-#: Where dots are lopsided, one that tells so many times less of its centre than one without necks and neighbours
-#: (:func:`~.centre_fits.vagueness_beside_necks`) is taken half-way to where the mean dot lies: chosen on q2 and q3 of
-#: benchmarks/other_twin.py.
-HALF_WAY_VAGUENESS = 16.0
 #: A dot that leaving out its necks moves farther than this has them measured once more.
 MOVED_DIAMETERS = 0.01
 #: What of a half-set error stays when all tilts are there, noise aside. Half as many tilts leave streaks from dot to
@@ -83,9 +79,6 @@ SHARP_DIAMETERS = 0.129
 BLUR_POWER = 4.0
 #: The same of a recentred dot.
 RECENTRED_DIAMETERS = (0.0165, 0.0165, 0.011)
-#: What lopsided dots are off, over how far their centres move with the weight of what they have on one side only
-#: (:func:`~.centre_fits.lopsided_beside_necks`): chosen on q1 and q2 of benchmarks/other_twin.py.
-LOPSIDED_SHARE = 1.3
 #: Dots that are their own mirror images move up to so many diameters, for streaks and necks: that much is taken off.
 LOPSIDED_LEAST_DIAMETERS = 0.0008
 #: So many dots, or up to twice as many, tell how lopsided all are.
@@ -187,14 +180,12 @@ def find_centres(
     keep = _distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm) & (missing < MISSING_MOST)
     xyz, score = xyz[keep], score[keep]
     with_necks = xyz
-    xyz, necks, scale = _without_necks(image, xyz, template, dask=dask)
+    xyz, necks, last = _without_necks(image, xyz, template, dask=dask)
     rim = on_rim(xyz, image.diameter_nm)
     missing = missing_core(image, xyz, template, dask=dask)
     inner = _inner(rim, missing)
     if inner.any():
-        xyz = _brought_back(image, xyz, template, inner, necks, scale, dask=dask)
-        if scale > LAST_SCALES[0]:
-            xyz = _towards_mean_dot(image, xyz, template, inner, necks, dask=dask)
+        xyz = _brought_back(image, xyz, template, inner, necks, last, dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
     cut = rim & (missing > _missing_of_cut(rim, missing))
     xyz[cut] = with_necks[cut]  # too little is left of a cut dot to do without what a neck hides
@@ -225,20 +216,20 @@ def _missing_of_cut(rim: np.ndarray, missing: np.ndarray) -> float:
 
 def _without_necks(
     image: BodyImage, xyz: np.ndarray, template: Template, *, dask: str | None
-) -> tuple[np.ndarray, pd.DataFrame, float]:
+) -> tuple[np.ndarray, pd.DataFrame, LastFit | None]:
     """Centres found again with the necks left out, and once more where one came from far, its necks with it, or where
-    the dots are lopsided; these necks, and the scale of the fit.
+    the dots are lopsided; these necks, and how the fit ends.
     """
     necks = near_necks(image, xyz, dask=dask)
     clear = centres_beside_necks(image, xyz, template, necks, dask=dask)
     inner = _inner(on_rim(clear, image.diameter_nm), np.zeros(len(clear)))
-    scale = scale_beside_necks(image, clear, template, necks, of=_some(np.flatnonzero(inner)), dask=dask)
+    last = last_fit_beside_necks(image, clear, template, necks, of=_some(np.flatnonzero(inner)), dask=dask)
     far = np.flatnonzero(np.linalg.norm(clear - xyz, axis=1) > MOVED_DIAMETERS * image.diameter_nm)
     if far.size:
         necks = _measured_again(necks, image, clear, far, dask=dask)
-    if far.size or scale > LAST_SCALES[0]:
-        clear = centres_beside_necks(image, clear, template, necks, scale=scale, dask=dask)
-    return clear, necks, scale
+    if far.size or last is not None:
+        clear = centres_beside_necks(image, clear, template, necks, last=last, dask=dask)
+    return clear, necks, last
 
 
 def _some(rows: np.ndarray) -> np.ndarray:
@@ -258,7 +249,7 @@ def _brought_back(
     template: Template,
     inner: np.ndarray,
     necks: pd.DataFrame,
-    scale: float,
+    last: LastFit | None,
     *,
     dask: str | None,
 ) -> np.ndarray:
@@ -274,7 +265,7 @@ def _brought_back(
     found = xyz.copy()
     found[doubtful] = laid[doubtful]
     anew = _measured_again(necks, image, found, doubtful, dask=dask)
-    found = centres_beside_necks(image, found, template, anew, scale=scale, of=doubtful, dask=dask)
+    found = centres_beside_necks(image, found, template, anew, last=last, of=doubtful, dask=dask)
     vague, vague_anew = (
         vagueness_beside_necks(image, at, template, joints, of=doubtful, dask=dask).max(axis=1)
         for at, joints in ((xyz, necks), (found, anew))
@@ -284,18 +275,6 @@ def _brought_back(
     stay = doubtful[~(astray | (vague_anew < vague)) | lost]
     found[stay] = xyz[stay]
     return found
-
-
-def _towards_mean_dot(
-    image: BodyImage, xyz: np.ndarray, template: Template, inner: np.ndarray, necks: pd.DataFrame, *, dask: str | None
-) -> np.ndarray:
-    """Centres part of the way to where the mean of the inner dots lies: the nearer, the less is left of a dot's facets.
-
-    What is left of a lopsided dot may be all on one side; the mean dot errs by how its size differs, whatever is left.
-    """
-    laid = mean_dot_beside_necks(image, xyz, mean_dot(image, xyz[inner]), necks, dask=dask)
-    vague = vagueness_beside_necks(image, xyz, template, necks, dask=dask)
-    return xyz + vague**2 / (vague**2 + HALF_WAY_VAGUENESS**2) * (laid - xyz)
 
 
 def _recentred(image: BodyImage, xyz: np.ndarray, mean: Template, cut: np.ndarray, *, dask: str | None) -> np.ndarray:
@@ -354,21 +333,21 @@ def half_set_sigmas(
     difference of the halves around the dots (:func:`noise_contrast`). What both halves share (the size of a cut dot, a
     neighbour that pulls, the more so the more the facets are blurred) does not show in the difference; it is added as
     measured on twins. Nor does it show that a dot is no mirror image of itself, with more atoms on one side. That moves
-    its centre with the weight that these have in the fit, in both halves alike: the σ of a whole dot is at least what
-    dots of this tomogram are off by that (:data:`LOPSIDED_SHARE`). No σ exceeds
-    :data:`~.centre_fits.LOST_DIAMETERS`, for no fit leads farther. For a wedge of missing tilts see
-    :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`, for errors of the tilts themselves
-    :func:`mesotomo_utils.mapping.tilt_errors.tilt_sigmas`.
+    its centre with the weight that these have in the fit, in both halves alike: how far it does, over the dots and
+    axes, is about how far the centre that is found is off for that, and added for whole dots
+    (:func:`~.centre_fits.lopsided_beside_necks`). No σ exceeds :data:`~.centre_fits.LOST_DIAMETERS`, for no fit leads
+    farther. For a wedge of missing tilts see :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`, for errors of
+    the tilts themselves :func:`mesotomo_utils.mapping.tilt_errors.tilt_sigmas`.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
     axis = np.median(start[:, :2], axis=0)
     necks = near_necks(even, start, dask=dask)  # where they are, one half tells well enough for both
     whole = np.flatnonzero(~cut)
-    scale = scale_beside_necks(even, start, template, necks, of=_some(whole), dask=dask)
+    last = last_fit_beside_necks(even, start, template, necks, of=_some(whole), dask=dask)
     ends, known = [], []
     for half in (even, odd):
-        end = centres_beside_necks(half, start, template, necks, scale=scale, dask=dask)
+        end = centres_beside_necks(half, start, template, necks, last=last, dask=dask)
         known.append(vagueness_beside_necks(half, end, template, necks, of=whole, dask=dask) ** -2)
         if cut.any() and not cut.all():
             mean, end[cut] = mean_dot(half, end[~cut]), start[cut]
@@ -390,8 +369,7 @@ def half_set_sigmas(
     blur = (template.facet_width_nm / (SHARP_DIAMETERS * diameter)) ** BLUR_POWER
     shared = np.hypot(blur * np.array(SHARED_DIAMETERS), of_noise)
     shared = np.where(cut[:, None], RECENTRED_DIAMETERS, shared) * diameter
-    # streaks and necks that both halves share make dots lopsided, too: the larger of the two, not both
-    sigma = np.maximum(np.hypot(sigma, shared), np.where(cut[:, None], 0, lopsided))
+    sigma = np.hypot(np.hypot(sigma, shared), np.where(cut[:, None], 0, lopsided))
     sigma = np.minimum(sigma, LOST_DIAMETERS * diameter)
     return (
         pd.DataFrame(sigma, columns=["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]),
@@ -408,19 +386,19 @@ def _lopsided(
     whole: np.ndarray,
     *,
     dask: str | None,
-) -> np.ndarray:
-    """(3,) how far whole dots are off, nm, for not being their own mirror images."""
+) -> float:
+    """How far whole dots are off along any axis, nm, for not being their own mirror images."""
     some = _some(whole)
     if not len(some):
-        return np.zeros(3)
+        return 0.0
     first, second = (
         lopsided_beside_necks(half, at, template, necks, of=some, dask=dask)
         for half, at in zip((even, odd), ends, strict=True)
     )
     # what both halves agree in: noise moves each its own way
-    both, noise = (1.4826 * np.median(np.abs(part), axis=0) / 2 for part in (first + second, first - second))
+    both, noise = (1.4826 * float(np.median(np.abs(part))) / 2 for part in (first + second, first - second))
     least = LOPSIDED_LEAST_DIAMETERS * even.diameter_nm
-    return LOPSIDED_SHARE * np.sqrt(np.maximum(both**2 - noise**2 - least**2, 0))
+    return max(both**2 - noise**2 - least**2, 0.0) ** 0.5
 
 
 def noise_contrast(even: BodyImage, odd: BodyImage, xyz_nm) -> float:

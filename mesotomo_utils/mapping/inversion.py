@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mesotomo_utils.backend import get_array_module, to_device, to_numpy
+from mesotomo_utils.mapping.necks import blurred_edge
 from mesotomo_utils.mapping.sampling import offsets_nm
 from mesotomo_utils.mapping.template import BodyImage, Template
 
+#: Nearer to the centre than this a dot has no facets: what is no mirror image there is noise.
+CORE_DIAMETERS = 0.25
 #: A neck begins this far from the centre of its dot, in dot diameters: well inside the facet.
 NECK_START_DIAMETERS = 0.3
-#: So much is left out around it, for its blurred flank.
-NECK_MARGIN_DIAMETERS = 0.05
+#: So much is left out around it, for its blurred flank; and where the flank is taken off.
+NECK_MARGIN_DIAMETERS, BARE_MARGIN_DIAMETERS = 0.05, 0.02
 #: Of all that a dot can tell of its centre, so much is taken to be known along any axis: normal equations of float32
 #: weights would be singular where nothing is.
 _LEAST_KNOWN = 1e-6
@@ -54,24 +57,60 @@ class Inversion:
         self._xp = get_array_module(self._body)
         offsets = offsets_nm(self._half, template.step_nm).reshape(-1, 3)[inside]
         self._offsets = to_device(offsets.T.astype(np.float32), image.device)
+        self._core = (self._offsets**2).sum(axis=0) < (CORE_DIAMETERS * image.diameter_nm) ** 2
 
-    def beside(self, necks: np.ndarray) -> np.ndarray:
+    def beside(self, necks: np.ndarray, margin: float = NECK_MARGIN_DIAMETERS) -> np.ndarray:
         """Which voxels of each body stand clear of its necks and of what mirrors them.
 
         Parameters
         ----------
         necks
             (N, k, 4) unit vectors to the neighbours and the radii of the necks, nm; radius 0 where there is none.
+        margin
+            So much is left out around a neck, in dot diameters.
 
         Returns
         -------
         (N, v) float32 on the device, 0 in a neck and 1 beside it, one voxel between.
         """
-        return clear_of_necks(self._offsets, necks, self._image, opposite=True)
+        return clear_of_necks(self._offsets, necks, self._image, opposite=True, margin=margin)
+
+    def flanks(self, necks: np.ndarray, edge_nm: float) -> np.ndarray:
+        """What the blurred flanks of necks would add to the odd part if nothing of the body were there.
+
+        Parameters
+        ----------
+        necks
+            As for :meth:`beside`.
+        edge_nm
+            Standard deviation of the blur of their edges, nm (:func:`.necks.edge_width`).
+
+        Returns
+        -------
+        (N, v) float32 on the device, of what the even part leaves of the level of a body: a neck adds atoms where the
+        body has none. With the body B(r) = B(-r) and necks N the image is B + (1 - B) N, and the odd part of that
+        (1 - E) (N(r) - N(-r)) / (2 - N(r) - N(-r)), E its even part.
+        """
+        xp = self._xp
+        necks = xp.asarray(np.asarray(necks, np.float32))
+        sides = xp.zeros((2, len(necks), self._offsets.shape[1]), np.float32)
+        square, start = (self._offsets**2).sum(axis=0), NECK_START_DIAMETERS * self._image.diameter_nm
+        for n in range(necks.shape[1]):
+            along, radius = necks[:, n, :3] @ self._offsets, necks[:, n, 3:]
+            across = xp.sqrt(xp.maximum(square - along**2, 0))
+            neck = xp.where(radius > 0, blurred_edge((across - radius) / edge_nm), 0)
+            for side, height in zip(sides, (along, -along), strict=True):
+                xp.maximum(side, neck * (height > start), out=side)
+        return (sides[0] - sides[1]) / xp.maximum(2 - sides[0] - sides[1], 0.5)
+
+    def _halves(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, v) values of half of each body, and of what mirrors it."""
+        patches = self._image.sampler.patches(at, self._half).reshape(len(at), -1)
+        return patches[:, self._inside], patches[:, self._mirrored]
 
     def _odd(self, at: np.ndarray) -> np.ndarray:
-        patches = self._image.sampler.patches(at, self._half).reshape(len(at), -1)
-        return (patches[:, self._inside] - patches[:, self._mirrored]) / 2
+        here, there = self._halves(at)
+        return (here - there) / 2
 
     def _weights(self, left: np.ndarray, scale: float) -> np.ndarray:
         """(N, v) Geman-McClure weights of residuals, the least in reach of a flank."""
@@ -95,13 +134,13 @@ class Inversion:
         return to_numpy(self._weights(self._odd(at), scale) @ self._facets / self._facets.sum())
 
     def unevenness(self, at: np.ndarray, clear: np.ndarray) -> np.ndarray:
-        """(N,) root mean square of the odd part over the facets, squared gradients, for (N, 3) points.
+        """(N,) root mean square of the odd part over the facets, squared gradients, for (N, 3) points, without noise.
 
-        In body contrasts; ``clear`` of :meth:`beside`.
+        In body contrasts; ``clear`` of :meth:`beside`. The noise is what the odd part has in the core of the body.
         """
-        facets = self._facets * clear
-        square = (facets * self._odd(at) ** 2).sum(axis=1)
-        return to_numpy(self._xp.sqrt(square / self._xp.maximum(facets.sum(axis=1), 1e-12)))
+        facets, square = self._facets * clear, self._odd(at) ** 2
+        uneven = (facets * square).sum(axis=1) / self._xp.maximum(facets.sum(axis=1), 1e-12)
+        return to_numpy(self._xp.sqrt(self._xp.maximum(uneven - square[:, self._core].mean(axis=1), 0)))
 
     def vagueness(self, at: np.ndarray, scale: float, clear: np.ndarray | None = None) -> np.ndarray:
         """How much less is known of the centres at (N, 3) points than of a dot that is all its own mirror image.
@@ -124,16 +163,38 @@ class Inversion:
         variance, least = (np.diagonal(np.linalg.inv(matrix), axis1=-2, axis2=-1) for matrix in (known, most))
         return np.sqrt(np.maximum(variance / least, 1))
 
-    def follow(self, at: np.ndarray, scales: Sequence[float], clear: np.ndarray | None = None) -> np.ndarray:
-        """(N, 3) points after a step towards the centres of inversion with each scale; ``clear`` of :meth:`beside`."""
+    def follow(
+        self,
+        at: np.ndarray,
+        scales: Sequence[float],
+        clear: np.ndarray | None = None,
+        flanks: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(N, 3) points after a step towards the centres of inversion with each scale.
+
+        ``clear`` of :meth:`beside`; ``flanks`` of :meth:`flanks`, or the part of them that is taken off the odd part.
+        The weights are those of the odd part as it is: a voxel that a neck reaches is not to be trusted more for that.
+        """
         body = self._body if clear is None else self._body * clear
         for scale in scales:
-            shift = robust_shift(self._odd(at), self._gradient, lambda left, s=scale: body * self._weights(left, s))
+            here, there = self._halves(at)
+            odd = (here - there) / 2
+            flank = 0 if flanks is None else flanks * (1 - (here + there) / 2)
+            shift = robust_shift(
+                odd - flank, self._gradient, lambda left, s=scale, f=flank: body * self._weights(left + f, s)
+            )
             at = at + np.clip(shift, -0.5, 0.5)
         return at
 
 
-def clear_of_necks(offsets: np.ndarray, necks: np.ndarray, image: BodyImage, *, opposite: bool = False) -> np.ndarray:
+def clear_of_necks(
+    offsets: np.ndarray,
+    necks: np.ndarray,
+    image: BodyImage,
+    *,
+    opposite: bool = False,
+    margin: float = NECK_MARGIN_DIAMETERS,
+) -> np.ndarray:
     """Weights that leave the necks of dots out.
 
     Parameters
@@ -146,6 +207,8 @@ def clear_of_necks(offsets: np.ndarray, necks: np.ndarray, image: BodyImage, *, 
         The tomogram of bodies.
     opposite
         Whether what lies opposite a neck is left out as well.
+    margin
+        So much is left out around a neck, in dot diameters.
 
     Returns
     -------
@@ -155,14 +218,14 @@ def clear_of_necks(offsets: np.ndarray, necks: np.ndarray, image: BodyImage, *, 
     necks = xp.asarray(np.asarray(necks, np.float32))
     clear = xp.ones((len(necks), offsets.shape[1]), np.float32)
     square = (offsets**2).sum(axis=0)
-    margin, start = NECK_MARGIN_DIAMETERS * image.diameter_nm, NECK_START_DIAMETERS * image.diameter_nm
+    margin_nm, start = margin * image.diameter_nm, NECK_START_DIAMETERS * image.diameter_nm
     for n in range(necks.shape[1]):
         along = necks[:, n, :3] @ offsets
         if opposite:
             along = xp.abs(along)
         across = xp.sqrt(xp.maximum(square - along**2, 0))
         radius = necks[:, n, 3:]
-        within = xp.clip(0.5 + (radius + margin - across) / image.step_nm, 0, 1)
+        within = xp.clip(0.5 + (radius + margin_nm - across) / image.step_nm, 0, 1)
         within *= xp.clip(0.5 + (along - start) / image.step_nm, 0, 1)
         clear *= 1 - xp.where(radius > 0, within, 0)
     return clear

@@ -11,17 +11,19 @@ Pixels at the contour count in part, which makes the area exact below one pixel.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
+from scipy import ndimage, optimize
 from scipy.spatial import cKDTree
 
+from mesotomo_utils.backend import get_array_module
 from mesotomo_utils.distribute import map_items
-from mesotomo_utils.mapping.template import BodyImage
+from mesotomo_utils.mapping.template import SIGMA_DIAMETERS, BodyImage
 
 #: Contour of a neck between the level of the gap beside it (0) and its own (1); calibrated on
 #: twins by benchmarks/calibrate_necks.py, which also states where it holds.
@@ -49,6 +51,10 @@ GAP_DIAMETERS = 0.12
 #: Edge of the pixels, in dot diameters.
 PIXEL_DIAMETERS = 0.03
 
+#: The edge of the mean neck (:func:`edge_width`): so many necks at most, each bin of it seen in so many at least, none
+#: wider than this part of a diameter, within this distance of the line of centres, and so far out and in.
+MOST_PROFILES, LEAST_PROFILES = 300, 10
+WIDEST_PROFILE_DIAMETERS, PROFILE_FACET_DIAMETERS, PROFILE_PIXELS = 0.6, 0.42, 7
 #: Error that both halves of the tilts share, in dot diameters: how a neck meets its facets, and its outline as seen
 #: through the low-pass. 68 % of the errors lie within 0.020 to 0.024 where another simulator draws prisms, hourglasses
 #: and gaps between the lattices (benchmarks/other_twin.py), within 0.0095 for the cylinders of our own twins.
@@ -148,6 +154,13 @@ def neck_area(planes: np.ndarray, pixel_nm: float, *, diameter_nm: float, thresh
     The level of the gap is the median beside the neck, that of the neck the mean of its core in its darkest plane, at
     most that of the bodies. Neither is an extreme value, which noise would shift.
     """
+    return _seen(planes, pixel_nm, diameter_nm, threshold)[0]
+
+
+def _seen(
+    planes: np.ndarray, pixel_nm: float, diameter_nm: float, threshold: float = THRESHOLD
+) -> tuple[float, np.ndarray, float, float]:
+    """Area of the neck (nm2, 0 for none), the picture of the gap, its level beside the neck, and the neck's own."""
     planes = _around_gap(planes)
     picture = planes.min(axis=0)
     radius = _radius(picture.shape[0], pixel_nm)
@@ -155,14 +168,15 @@ def neck_area(planes: np.ndarray, pixel_nm: float, *, diameter_nm: float, thresh
     gap = np.percentile(picture[facet], 10)
     step = max(1 - gap, 0.2)
     peak = min(1.0, (picture[near].max() - gap) / step)
+    none = 0.0, picture, gap, gap
     if peak < SMALLEST_PEAK:
-        return 0.0
+        return none
     slope = np.maximum(np.hypot(*np.gradient(picture)), 1e-6)
     contour = gap + FIRST_OUTLINE * peak * step
     outline, around = _outline(picture, contour, near)
     first = _diameter(_area_nm2(picture - contour, slope, around, pixel_nm))
     if first > RESOLVED_DIAMETERS * diameter_nm and peak < RESOLVED_PEAK:
-        return 0.0
+        return none
     beside = facet & ~around
     if beside.sum() > LEAST_BESIDE * facet.sum():
         gap = np.median(picture[beside])
@@ -170,7 +184,7 @@ def neck_area(planes: np.ndarray, pixel_nm: float, *, diameter_nm: float, thresh
     neck = min(1.0, planes[:, core if core.any() else outline].mean(axis=1).min())
     contour = gap + threshold * (neck - gap)
     outline, around = _outline(picture, contour, near)
-    return _area_nm2(picture - contour, slope, around, pixel_nm)
+    return _area_nm2(picture - contour, slope, around, pixel_nm), picture, gap, neck
 
 
 def _outline(picture: np.ndarray, contour: float, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -294,6 +308,56 @@ def _each_gap(
 def _diameter(area: np.ndarray) -> np.ndarray:
     """Diameter of the circle of that area."""
     return 2 * np.sqrt(area / np.pi)
+
+
+def edge_width(image: BodyImage, xyz_nm, necks: pd.DataFrame, *, dask: str | None = None) -> float:
+    """How blurred the edge of a neck is about the line of centres: by the low-pass, and by its shape and place.
+
+    Parameters
+    ----------
+    image, xyz_nm, dask
+        As for :func:`measure_necks`.
+    necks
+        Of :func:`near_necks`.
+
+    Returns
+    -------
+    Standard deviation, nm, of the blur that makes the edge of a round neck on the line of centres into the mean of
+    those seen, each from the level beside it (0) to its own (1), of up to :data:`MOST_PROFILES`. That of the low-pass
+    alone where too few have a facet around them.
+    """
+    diameter = image.diameter_nm
+    joined = necks[(necks["diameter_nm"] > 0) & (necks["diameter_nm"] < WIDEST_PROFILE_DIAMETERS * diameter)]
+    if len(joined) < LEAST_PROFILES:
+        return SIGMA_DIAMETERS * diameter
+    some = joined.iloc[:: max(1, -(-len(joined) // MOST_PROFILES))]
+    bins = np.arange(-PROFILE_PIXELS, PROFILE_PIXELS + 1)
+
+    def profile(planes: np.ndarray, pixel_nm: float) -> np.ndarray:
+        area, picture, gap, neck = _seen(planes, pixel_nm, diameter)
+        away = _radius(picture.shape[0], pixel_nm)
+        facet = away < PROFILE_FACET_DIAMETERS * diameter
+        place = np.rint((away - _diameter(area) / 2) / pixel_nm)
+        level = (picture - gap) / max(neck - gap, 1e-6)
+        means = ndimage.mean(level, np.where(facet, place, PROFILE_PIXELS + 1), bins)
+        return means if area > 0 else np.full(len(bins), np.nan)
+
+    xyz = np.asarray(xyz_nm, float).reshape(-1, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # bins in which a neck or all have no pixel
+        profiles = _each_gap(profile, image, xyz, some[["qd_1", "qd_2"]].to_numpy(int), dask=dask)
+        seen = np.isfinite(profiles).sum(axis=0) >= LEAST_PROFILES
+        mean = np.nanmedian(profiles[:, seen], axis=0)
+    if seen.sum() < PROFILE_PIXELS:
+        return SIGMA_DIAMETERS * diameter
+    at, start = bins[seen] * PIXEL_DIAMETERS * diameter, (0.0, SIGMA_DIAMETERS * diameter)
+    (_, width), _ = optimize.curve_fit(lambda x, x0, w: blurred_edge((x - x0) / w), at, mean, start)
+    return float(max(abs(width), SIGMA_DIAMETERS * diameter))
+
+
+def blurred_edge(x: np.ndarray) -> np.ndarray:
+    """Level at x standard deviations outside an edge of height 1 blurred by a Gaussian (to 0.01)."""
+    return 1 / (1 + get_array_module(x).exp(1.702 * x))
 
 
 def neck_sigmas(
