@@ -134,14 +134,16 @@ if image is not None:
 # left to pull, $\kappa$ may be larger then, the more so the more lopsided the dots of this tomogram are: what most dots
 # have on one side only, half a layer on a facet or a corner, is no outlier, and belongs to the centre of mass.
 #
+# But a large $\kappa$ lets the flank of a neck count as well, that is the blurred edge of it beside what is left out.
+# There a neck adds to the image what the body lacks: with the edge of the mean neck, which the gaps show, and the dot's own
+# even part, it is worked out for each voxel and taken off the odd part. Without that, lopsided dots were drawn to the
+# thicker neck by up to a hundredth of its diameter.
+#
 # A neck as thick as its facet can still hold a fit: dot and neck together are their own mirror image about a point up to
 # a nanometre off. So the mean dot is laid over each dot, without its necks. It takes all dots to be of one size and is
 # no better than a tenth of a nanometre; but a centre that lies farther from it is doubtful. It is looked for from there
 # as well, and of the two the one about which more is symmetric is kept; where the mean dot lies more than twice as far
 # off, the new one.
-#
-# What is left of a lopsided dot beside thick necks may be all on one side. So where the dots are lopsided, and only there,
-# each is taken part of the way to where the mean dot lies: the farther, the less of its facets is left to be seen.
 
 # %%
 if image is not None:
@@ -202,7 +204,7 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # A dot need not be its own mirror image: half a layer of atoms on one facet, a corner cut deeper than the one opposite.
 # Then its centre of mass is not quite where it is most symmetric, and both halves agree on the wrong place. How lopsided
 # the dots of this tomogram are shows when $\kappa$ is made small and large: how far their centres move then, in both halves
-# alike, tells how far they are off.
+# alike, is about how far they are off, and is added.
 #
 # One kind of error is in no σ: a dot that the needle's edge has cut parallel to a facet cannot be told from a smaller,
 # whole one. About one dot in a hundred is 0.1 to 0.3 nm off, and most of these are of that kind.

@@ -1,5 +1,7 @@
 """Centres on films of model dots whose centres are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,9 @@ from scipy.spatial import cKDTree
 
 from mesotomo_utils.lattice import axis_angle, cell_matrix, rigid_motion
 from mesotomo_utils.mapping import centre_fits, centres, sampling, template
+from mesotomo_utils.mapping.inversion import Inversion
 from mesotomo_utils.mapping.model_film import model_film
+from mesotomo_utils.mapping.necks import near_necks
 
 CELL = cell_matrix(6.2, 6.0, 5.8, 98, 95, 93)
 XYZ = ["x_nm", "y_nm", "z_nm"]
@@ -250,6 +254,51 @@ def test_the_more_lopsided_all_dots_are_the_more_their_one_side_counts(monkeypat
     even, _ = lopsided_cubes(np.random.default_rng(7), coverage=0.0)
     centres.find_centres(even)
     assert lasts[2] is None
+
+
+def test_the_flank_of_a_neck_is_what_it_adds_to_the_odd_part():
+    fine_nm, sigma_nm, radius_nm = 0.125, 0.2, 1.3
+    z, y, x = np.meshgrid(*[(np.arange(81) - 40) * fine_nm] * 3, indexing="ij")
+    body = np.maximum.reduce([np.abs(x), np.abs(y), np.abs(z)]) < 2.3
+    neck = (np.hypot(y, z) < radius_nm) & (x > 0)
+    bare, joined = (
+        template.BodyImage(
+            ndimage.gaussian_filter(drawn.astype(np.float32), sigma_nm / fine_nm)[::2, ::2, ::2],
+            0.25,
+            5.0,
+            0.0,
+            1.0,
+            "cpu",
+        )
+        for drawn in (body, body | neck)
+    )
+    inversion = Inversion(joined, template.mean_dot(bare, np.zeros((1, 3))))
+    at, joint = np.zeros((1, 3)), np.array([[[1.0, 0.0, 0.0, radius_nm]]])
+    clear, flanks = inversion.beside(joint, 0.02), inversion.flanks(joint, sigma_nm)
+    here, there = inversion._halves(at)
+    odd = (here - there) / 2
+    left = odd - flanks * (1 - (here + there) / 2)
+    seen = (clear > 0.3) & (inversion._body > 0)
+    assert np.abs(odd[seen]).max() > 0.1
+    assert np.abs(left[seen]).max() < 0.02
+    pull, pull_left = (inversion.follow(at, (0.5,) * 8, clear, part)[0, 0] for part in (None, flanks))
+    assert 0.004 < pull < 0.02
+    assert abs(pull_left) < 0.3 * pull
+
+
+def test_noise_does_not_make_facets_uneven(found):
+    _, even, table, mean = found
+    necks = near_necks(even, table[XYZ])
+    assert centre_fits.last_fit_beside_necks(even, table[XYZ], mean, necks) is None
+    lopsided, middles = lopsided_cubes(np.random.default_rng(7), coverage=0.9)
+    scales = []
+    for image, at in ((even, table[XYZ].to_numpy()), (lopsided, middles)):
+        noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(0, 0.5, image.values.shape), 0.8)
+        noisy = replace(image, values=(image.values + noise).astype(np.float32))
+        assert np.std(noise) > 0.05
+        scales += [centre_fits.last_fit_beside_necks(each, at, mean, necks) for each in (image, noisy)]
+    assert scales[1] is None
+    assert scales[3].scale == pytest.approx(scales[2].scale, rel=0.1)
 
 
 def test_dots_that_lack_what_others_lack_inside_are_not_cut():

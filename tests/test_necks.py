@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from mesotomo_utils.lattice import cell_matrix
 from mesotomo_utils.mapping import necks, superlattice, template
@@ -47,6 +48,22 @@ def test_the_two_ends_can_be_swapped(film):
     first = necks.measure_necks(image, drawn.dots[XYZ], pairs)["diameter_nm"]
     second = necks.measure_necks(image, drawn.dots[XYZ], back)["diameter_nm"]
     np.testing.assert_allclose(first, second, atol=0.08)
+
+
+def test_the_edge_of_the_mean_neck_is_that_of_the_low_pass_and_of_where_necks_stand(film):
+    drawn, image = film
+    xyz, low_pass = drawn.dots[XYZ].to_numpy(), 5.0 * template.SIGMA_DIAMETERS
+    near = necks.near_necks(image, xyz)
+    width = necks.edge_width(image, xyz, near)
+    assert low_pass <= width < 1.4 * low_pass
+    beside = xyz + np.random.default_rng(1).normal(0, 0.35, xyz.shape)
+    assert 1.15 * width < necks.edge_width(image, beside, necks.near_necks(image, beside)) < 3 * width
+    assert necks.edge_width(image, xyz, near.iloc[:3]) == low_pass, "three necks have no mean edge"
+
+
+def test_a_blurred_edge_is_that_of_a_gaussian():
+    x = np.linspace(-4, 4, 81)
+    np.testing.assert_allclose(necks.blurred_edge(x), stats.norm.sf(x), atol=0.01)
 
 
 def test_area_of_a_drawn_disc():

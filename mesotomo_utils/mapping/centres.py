@@ -5,10 +5,11 @@ The dots are picked by normalised correlation with a template that is cut from t
 its own mirror image (centre of inversion): size and orientation of a dot do not move that point, nor does its shape
 as long as opposite facets are alike. What is no part of the body, a neck or a neighbour that comes near, stands on
 one side only; such voxels lose their weight, and so do those beside them. Once the necks are measured, what lies in
-one loses its weight altogether, on both sides, and more counts of what a lopsided dot has on one side only. The
-mean dot, laid over each dot, tells which centres are doubtful: it lies elsewhere, they are looked for from there as
-well, and the one that is seen better is kept. A dot that the needle's edge has cut is no mirror image any more: the
-inner side of the mean dot is fitted to it. The fits are those of :mod:`mesotomo_utils.mapping.centre_fits`.
+one loses its weight altogether, on both sides, and more counts of what a lopsided dot has on one side only; what the
+flanks of the necks add there, as blurred as the edge of the mean neck, is taken off. The mean dot, laid over each dot,
+tells which centres are doubtful: it lies elsewhere, they are looked for from there as well, and the one that is seen
+better is kept. A dot that the needle's edge has cut is no mirror image any more: the inner side of the mean dot is
+fitted to it. The fits are those of :mod:`mesotomo_utils.mapping.centre_fits`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ symmetric moves the centre.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class Inversion:
         return clear_of_necks(self._offsets, necks, self._image, opposite=True, margin=margin)
 
     def flanks(self, necks: np.ndarray, edge_nm: float) -> np.ndarray:
-        """What the blurred flanks of necks would add to the odd part if nothing of the body were there.
+        """What the blurred flanks of necks add to the odd part, where nothing of the body is.
 
         Parameters
         ----------
@@ -87,17 +87,16 @@ class Inversion:
 
         Returns
         -------
-        (N, v) float32 on the device, of what the even part leaves of the level of a body: a neck adds atoms where the
-        body has none. With the body B(r) = B(-r) and necks N the image is B + (1 - B) N, and the odd part of that
-        (1 - E) (N(r) - N(-r)) / (2 - N(r) - N(-r)), E its even part.
+        (N, v) float32 on the device; times 1 - E, E the even part of the image, it is what they add.
+
+        Notes
+        -----
+        A neck adds atoms where the body has none: with a body B(r) = B(-r) and necks N the image is B + (1 - B) N. Its
+        odd part is (1 - E) (N(r) - N(-r)) / (2 - N(r) - N(-r)).
         """
-        xp = self._xp
-        necks = xp.asarray(np.asarray(necks, np.float32))
+        xp, start = self._xp, NECK_START_DIAMETERS * self._image.diameter_nm
         sides = xp.zeros((2, len(necks), self._offsets.shape[1]), np.float32)
-        square, start = (self._offsets**2).sum(axis=0), NECK_START_DIAMETERS * self._image.diameter_nm
-        for n in range(necks.shape[1]):
-            along, radius = necks[:, n, :3] @ self._offsets, necks[:, n, 3:]
-            across = xp.sqrt(xp.maximum(square - along**2, 0))
+        for along, across, radius in _from_each_neck(self._offsets, necks):
             neck = xp.where(radius > 0, blurred_edge((across - radius) / edge_nm), 0)
             for side, height in zip(sides, (along, -along), strict=True):
                 xp.maximum(side, neck * (height > start), out=side)
@@ -215,20 +214,26 @@ def clear_of_necks(
     (N, v) float32 on the device, 0 in a neck and 1 beside it, one voxel between.
     """
     xp = get_array_module(offsets)
-    necks = xp.asarray(np.asarray(necks, np.float32))
     clear = xp.ones((len(necks), offsets.shape[1]), np.float32)
-    square = (offsets**2).sum(axis=0)
     margin_nm, start = margin * image.diameter_nm, NECK_START_DIAMETERS * image.diameter_nm
-    for n in range(necks.shape[1]):
-        along = necks[:, n, :3] @ offsets
-        if opposite:
-            along = xp.abs(along)
-        across = xp.sqrt(xp.maximum(square - along**2, 0))
-        radius = necks[:, n, 3:]
+    for along, across, radius in _from_each_neck(offsets, necks):
+        height = xp.abs(along) if opposite else along
         within = xp.clip(0.5 + (radius + margin_nm - across) / image.step_nm, 0, 1)
-        within *= xp.clip(0.5 + (along - start) / image.step_nm, 0, 1)
+        within *= xp.clip(0.5 + (height - start) / image.step_nm, 0, 1)
         clear *= 1 - xp.where(radius > 0, within, 0)
     return clear
+
+
+def _from_each_neck(offsets: np.ndarray, necks: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of one neck of each dot after the other, heights of the voxels along it and distances from its line, (N, v), and
+    radii, (N, 1); parameters of :func:`clear_of_necks`.
+    """
+    xp = get_array_module(offsets)
+    necks = xp.asarray(np.asarray(necks, np.float32))
+    square = (offsets**2).sum(axis=0)
+    for n in range(necks.shape[1]):
+        along = necks[:, n, :3] @ offsets
+        yield along, xp.sqrt(xp.maximum(square - along**2, 0)), necks[:, n, 3:]
 
 
 def _lowest_around(boxes: np.ndarray, reach: int) -> np.ndarray:
