@@ -22,13 +22,13 @@ from mesotomo_utils.mapping.template import BodyImage, Template, mean_dot
 INVERSION_SCALES = (0.12, 0.08, 0.06, 0.06, 0.06)
 #: The same once the necks are left out: with nothing to pull, the whole facets count.
 BESIDE_NECKS_SCALES = (0.1, 0.1, 0.1)
-#: At last, for as many steps, the scale is this multiple of what the facets of the sample's dots differ from their
-#: mirror images (:func:`scale_beside_necks`), within bounds: what a lopsided dot has on one side only, an island on a
-#: facet or a corner, is no outlier where most dots have such, and its centre of mass is meant.
+#: At last the scale is this multiple of what the facets of the sample's dots differ from their mirror images
+#: (:func:`last_fit_beside_necks`), within bounds: what a lopsided dot has on one side only, an island on a facet or a
+#: corner, is no outlier where most dots have such, and its centre of mass is meant.
 LAST_SCALE_SHARE = 4.0
 LAST_SCALES = (0.15, 0.5)
-#: Above the least scale the flanks of the necks count as well, and are taken off: none of them at the least, whose
-#: weights take them out, this part at the largest.
+#: Above the least scale the flanks of the necks count as well, and are taken off: at the least none, for the weights
+#: take them out, and this part at the largest.
 LARGEST_FLANK_SHARE = 0.85
 #: And the fit goes on for so many steps: what is seen of a lopsided dot beside its necks leads it slowly.
 LOOSE_STEPS = 8
