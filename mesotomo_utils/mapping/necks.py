@@ -11,7 +11,6 @@ Pixels at the contour count in part, which makes the area exact below one pixel.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -55,6 +54,9 @@ PIXEL_DIAMETERS = 0.03
 #: wider than this part of a diameter, within this distance of the line of centres, and so far out and in.
 MOST_PROFILES, LEAST_PROFILES = 300, 10
 WIDEST_PROFILE_DIAMETERS, PROFILE_FACET_DIAMETERS, PROFILE_PIXELS = 0.6, 0.42, 7
+#: It is at most so many times as blurred as by the low-pass, and no less than by that.
+WIDEST_EDGE = 3.0
+
 #: Error that both halves of the tilts share, in dot diameters: how a neck meets its facets, and its outline as seen
 #: through the low-pass. 68 % of the errors lie within 0.020 to 0.024 where another simulator draws prisms, hourglasses
 #: and gaps between the lattices (benchmarks/other_twin.py), within 0.0095 for the cylinders of our own twins.
@@ -323,36 +325,38 @@ def edge_width(image: BodyImage, xyz_nm, necks: pd.DataFrame, *, dask: str | Non
     Returns
     -------
     Standard deviation, nm, of the blur that makes the edge of a round neck on the line of centres into the mean of
-    those seen, each from the level beside it (0) to its own (1), of up to :data:`MOST_PROFILES`. That of the low-pass
-    alone where too few have a facet around them.
+    those seen, each from the level beside it (0) to its own (1), of up to :data:`MOST_PROFILES`: from that of the
+    low-pass, also where too few have a facet around them, to :data:`WIDEST_EDGE` times that.
     """
     diameter = image.diameter_nm
     joined = necks[(necks["diameter_nm"] > 0) & (necks["diameter_nm"] < WIDEST_PROFILE_DIAMETERS * diameter)]
     if len(joined) < LEAST_PROFILES:
         return SIGMA_DIAMETERS * diameter
     some = joined.iloc[:: max(1, -(-len(joined) // MOST_PROFILES))]
-    bins = np.arange(-PROFILE_PIXELS, PROFILE_PIXELS + 1)
 
     def profile(planes: np.ndarray, pixel_nm: float) -> np.ndarray:
         area, picture, gap, neck = _seen(planes, pixel_nm, diameter)
         away = _radius(picture.shape[0], pixel_nm)
-        facet = away < PROFILE_FACET_DIAMETERS * diameter
-        place = np.rint((away - _diameter(area) / 2) / pixel_nm)
-        level = (picture - gap) / max(neck - gap, 1e-6)
-        means = ndimage.mean(level, np.where(facet, place, PROFILE_PIXELS + 1), bins)
-        return means if area > 0 else np.full(len(bins), np.nan)
+        place = PROFILE_PIXELS + np.rint((away - _diameter(area) / 2) / pixel_nm).astype(int)
+        near = (place >= 0) & (place < n_bins) & (away < PROFILE_FACET_DIAMETERS * diameter) & (area > 0)
+        sums, counts = (np.bincount(place[near], w, n_bins) for w in (picture[near] - gap, None))
+        with np.errstate(invalid="ignore"):
+            return sums / counts / max(neck - gap, 1e-6)
 
+    n_bins, low_pass = 2 * PROFILE_PIXELS + 1, SIGMA_DIAMETERS * diameter
     xyz = np.asarray(xyz_nm, float).reshape(-1, 3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # bins in which a neck or all have no pixel
-        profiles = _each_gap(profile, image, xyz, some[["qd_1", "qd_2"]].to_numpy(int), dask=dask)
-        seen = np.isfinite(profiles).sum(axis=0) >= LEAST_PROFILES
-        mean = np.nanmedian(profiles[:, seen], axis=0)
+    profiles = _each_gap(profile, image, xyz, some[["qd_1", "qd_2"]].to_numpy(int), dask=dask)
+    seen = np.isfinite(profiles).sum(axis=0) >= LEAST_PROFILES
     if seen.sum() < PROFILE_PIXELS:
-        return SIGMA_DIAMETERS * diameter
-    at, start = bins[seen] * PIXEL_DIAMETERS * diameter, (0.0, SIGMA_DIAMETERS * diameter)
-    (_, width), _ = optimize.curve_fit(lambda x, x0, w: blurred_edge((x - x0) / w), at, mean, start)
-    return float(max(abs(width), SIGMA_DIAMETERS * diameter))
+        return low_pass
+    mean = np.nanmedian(profiles[:, seen], axis=0)
+    away = (np.flatnonzero(seen) - PROFILE_PIXELS) * PIXEL_DIAMETERS * diameter
+    fit = optimize.least_squares(
+        lambda p: blurred_edge((away - p[0]) / p[1]) - mean,
+        (0.0, 1.5 * low_pass),
+        bounds=([-2 * low_pass, low_pass], [2 * low_pass, WIDEST_EDGE * low_pass]),
+    )
+    return float(fit.x[1])
 
 
 def blurred_edge(x: np.ndarray) -> np.ndarray:
