@@ -147,7 +147,8 @@ if image is not None:
 
 # %%
 if image is not None:
-    found, _ = centres.find_centres(image, template=template, dask=dask)
+    lopsided = not missing_wedge.is_missing(tomogram.angles_deg)  # a wedge's shadows would pass for lopsided dots
+    found, _ = centres.find_centres(image, template=template, lopsided=lopsided, dask=dask)
 else:
     found = dot_table.read_centres(given, name=getattr(description, description.enters_as).name)
 print(f"{len(found)} dots found, {found['at_edge'].sum()} of them flagged at_edge")
@@ -225,7 +226,7 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     files = [open_tomogram(results.path(run_dir, f"half_{name}.ome.zarr")) for name in ("even", "odd")]
     halves = [templates.body_image(file.data, file.voxel_nm, diameter_nm=diameter_nm, **at) for file in files]
     halves = [missing_wedge.fill_wedge(half, file.angles_deg) for half, file in zip(halves, files, strict=True)]
-    sigmas, differences = centres.half_set_sigmas(found, *halves, template, dask=dask)
+    sigmas, differences = centres.half_set_sigmas(found, *halves, template, lopsided=lopsided, dask=dask)
     wedge_nm = missing_wedge.wedge_sigmas(found, image, template, tomogram.angles_deg)
     unseen_deg = tilt_errors.unseen_error_deg(results.read_table(run_dir, "alignment.csv"))
     tilts_nm = tilt_errors.tilt_sigmas(found[dot_table.POSITION], tomogram.angles_deg, unseen_deg)

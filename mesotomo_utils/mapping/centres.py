@@ -144,7 +144,7 @@ def on_rim(xyz_nm, diameter_nm: float) -> np.ndarray:
 
 
 def find_centres(
-    image: BodyImage, *, template: Template | None = None, dask: str | None = None
+    image: BodyImage, *, template: Template | None = None, lopsided: bool = True, dask: str | None = None
 ) -> tuple[pd.DataFrame, Template]:
     """Find every dot of a tomogram and the centre of its body.
 
@@ -154,6 +154,9 @@ def find_centres(
         The tomogram of bodies, from :func:`body_image`.
     template
         The mean dot; learned from the tomogram where None.
+    lopsided
+        Whether dots that are not their own mirror images are taken to be so. Not where a wedge of tilts is missing: its
+        shadows are no mirror images either, and no part of a dot.
     dask
         Address of a Dask scheduler whose workers fit the centres; None for threads. Template and correlation, a few
         transforms of the whole picture, are made here.
@@ -181,7 +184,7 @@ def find_centres(
     keep = _distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm) & (missing < MISSING_MOST)
     xyz, score = xyz[keep], score[keep]
     with_necks = xyz
-    xyz, necks, last = _without_necks(image, xyz, template, dask=dask)
+    xyz, necks, last = _without_necks(image, xyz, template, lopsided, dask=dask)
     rim = on_rim(xyz, image.diameter_nm)
     missing = missing_core(image, xyz, template, dask=dask)
     inner = _inner(rim, missing)
@@ -216,7 +219,7 @@ def _missing_of_cut(rim: np.ndarray, missing: np.ndarray) -> float:
 
 
 def _without_necks(
-    image: BodyImage, xyz: np.ndarray, template: Template, *, dask: str | None
+    image: BodyImage, xyz: np.ndarray, template: Template, lopsided: bool, *, dask: str | None
 ) -> tuple[np.ndarray, pd.DataFrame, LastFit | None]:
     """Centres found again with the necks left out, and once more where one came from far, its necks with it, or where
     the dots are lopsided; these necks, and how the fit ends.
@@ -224,7 +227,8 @@ def _without_necks(
     necks = near_necks(image, xyz, dask=dask)
     clear = centres_beside_necks(image, xyz, template, necks, dask=dask)
     inner = _inner(on_rim(clear, image.diameter_nm), np.zeros(len(clear)))
-    last = last_fit_beside_necks(image, clear, template, necks, of=_some(np.flatnonzero(inner)), dask=dask)
+    some = _some(np.flatnonzero(inner))
+    last = last_fit_beside_necks(image, clear, template, necks, of=some, dask=dask) if lopsided else None
     far = np.flatnonzero(np.linalg.norm(clear - xyz, axis=1) > MOVED_DIAMETERS * image.diameter_nm)
     if far.size:
         necks = _measured_again(necks, image, clear, far, dask=dask)
@@ -301,7 +305,13 @@ def _distinct(xyz: np.ndarray, missing: np.ndarray, distance_nm: float) -> np.nd
 
 
 def half_set_sigmas(
-    table: pd.DataFrame, even: BodyImage, odd: BodyImage, template: Template, *, dask: str | None = None
+    table: pd.DataFrame,
+    even: BodyImage,
+    odd: BodyImage,
+    template: Template,
+    *,
+    lopsided: bool = True,
+    dask: str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Standard deviation of every centre, from tomograms of the even and of the odd tilts.
 
@@ -313,6 +323,8 @@ def half_set_sigmas(
         The tomograms of bodies of the two halves of the tilts.
     template
         The mean dot.
+    lopsided
+        As in :func:`find_centres`.
     dask
         As in :func:`~.centre_fits.refine_centres`.
 
@@ -345,7 +357,8 @@ def half_set_sigmas(
     axis = np.median(start[:, :2], axis=0)
     necks = near_necks(even, start, dask=dask)  # where they are, one half tells well enough for both
     whole = np.flatnonzero(~cut)
-    last = last_fit_beside_necks(even, start, template, necks, of=_some(whole), dask=dask)
+    some = _some(whole)
+    last = last_fit_beside_necks(even, start, template, necks, of=some, dask=dask) if lopsided else None
     ends, known = [], []
     for half in (even, odd):
         end = centres_beside_necks(half, start, template, necks, last=last, dask=dask)
@@ -366,11 +379,11 @@ def half_set_sigmas(
             sigma[group] = HALF_SET_SHARE * 1.4826 * np.median(np.abs(pool), axis=0) / 2 * vague[group]
     diameter = even.diameter_nm
     of_noise = noise_contrast(even, odd, start) * np.array(NOISE_DIAMETERS) * vague
-    lopsided = _lopsided(even, odd, ends, template, necks, whole, dask=dask)
+    one_sided = _lopsided(even, odd, ends, template, necks, some, dask=dask)
     blur = (template.facet_width_nm / (SHARP_DIAMETERS * diameter)) ** BLUR_POWER
     shared = np.hypot(blur * np.array(SHARED_DIAMETERS), of_noise)
     shared = np.where(cut[:, None], RECENTRED_DIAMETERS, shared) * diameter
-    sigma = np.hypot(np.hypot(sigma, shared), np.where(cut[:, None], 0, lopsided))
+    sigma = np.hypot(np.hypot(sigma, shared), np.where(cut[:, None], 0, one_sided))
     sigma = np.minimum(sigma, LOST_DIAMETERS * diameter)
     return (
         pd.DataFrame(sigma, columns=["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]),
@@ -384,12 +397,11 @@ def _lopsided(
     ends: list[np.ndarray],
     template: Template,
     necks: pd.DataFrame,
-    whole: np.ndarray,
+    some: np.ndarray,
     *,
     dask: str | None,
 ) -> float:
-    """How far whole dots are off along any axis, nm, for not being their own mirror images."""
-    some = _some(whole)
+    """How far whole dots, some of which are given, are off along any axis for not being their own mirror images, nm."""
     if not len(some):
         return 0.0
     first, second = (
