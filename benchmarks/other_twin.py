@@ -52,6 +52,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.5, "given": 5.2, "electrons": 200.0},
     "q10": {"seed": 7110, "dots": 560, "cell": (6.50, 6.20, 6.05, 99, 88, 97), "base": "C", "cap": "C"}
     | {"gap": 0.45, "given": 5.4, "edges_nm": (4.7, 5.7), "electrons": 250.0},
+    "q11": {"seed": 7111, "dots": 580, "cell": (5.65, 6.30, 5.90, 87, 104, 102), "base": "Si", "cap": "Pt"}
+    | {"gap": 0.4, "given": 4.8, "edges_nm": (4.2, 5.2), "anion": "S", "lattice_nm": 0.5936, "electrons": 300.0},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
 USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}

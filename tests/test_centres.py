@@ -254,6 +254,8 @@ def test_the_more_lopsided_all_dots_are_the_more_their_one_side_counts(monkeypat
     even, _ = lopsided_cubes(np.random.default_rng(7), coverage=0.0)
     centres.find_centres(even)
     assert lasts[2] is None
+    centres.find_centres(image, lopsided=False)
+    assert len(lasts) == 3, "not asked where a wedge is missing"
 
 
 def test_the_flank_of_a_neck_is_what_it_adds_to_the_odd_part():
