@@ -263,23 +263,13 @@ def test_the_flank_of_a_neck_is_what_it_adds_to_the_odd_part():
     z, y, x = np.meshgrid(*[(np.arange(81) - 40) * fine_nm] * 3, indexing="ij")
     body = np.maximum.reduce([np.abs(x), np.abs(y), np.abs(z)]) < 2.3
     neck = (np.hypot(y, z) < radius_nm) & (x > 0)
-    bare, joined = (
-        template.BodyImage(
-            ndimage.gaussian_filter(drawn.astype(np.float32), sigma_nm / fine_nm)[::2, ::2, ::2],
-            0.25,
-            5.0,
-            0.0,
-            1.0,
-            "cpu",
-        )
-        for drawn in (body, body | neck)
-    )
+    blurred = [ndimage.gaussian_filter(drawn.astype(np.float32), sigma_nm / fine_nm) for drawn in (body, body | neck)]
+    bare, joined = (template.BodyImage(values[::2, ::2, ::2], 0.25, 5.0, 0.0, 1.0) for values in blurred)
     inversion = Inversion(joined, template.mean_dot(bare, np.zeros((1, 3))))
     at, joint = np.zeros((1, 3)), np.array([[[1.0, 0.0, 0.0, radius_nm]]])
     clear, flanks = inversion.beside(joint, 0.02), inversion.flanks(joint, sigma_nm)
-    here, there = inversion._halves(at)
-    odd = (here - there) / 2
-    left = odd - flanks * (1 - (here + there) / 2)
+    odd, even = inversion._parts(at)
+    left = odd - flanks * (1 - even)
     seen = (clear > 0.3) & (inversion._body > 0)
     assert np.abs(odd[seen]).max() > 0.1
     assert np.abs(left[seen]).max() < 0.02

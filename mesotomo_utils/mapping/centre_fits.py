@@ -145,9 +145,10 @@ def centres_beside_necks(
     inversion = _sharp_inversion(image, template)
 
     def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        at = inversion.follow(first, BESIDE_NECKS_SCALES, inversion.beside(joints))
+        clear = inversion.beside(joints)
+        at = inversion.follow(first, BESIDE_NECKS_SCALES, clear)
         if last is None:
-            return inversion.follow(at, LAST_SCALES[:1] * len(BESIDE_NECKS_SCALES), inversion.beside(joints))
+            return inversion.follow(at, LAST_SCALES[:1] * len(BESIDE_NECKS_SCALES), clear)
         bare, flanks = inversion.beside(joints, BARE_MARGIN_DIAMETERS), inversion.flanks(joints, last.edge_nm)
         return inversion.follow(at, (last.scale,) * LOOSE_STEPS, bare, last.flank_share * flanks)
 

@@ -102,14 +102,14 @@ class Inversion:
                 xp.maximum(side, neck * (height > start), out=side)
         return (sides[0] - sides[1]) / xp.maximum(2 - sides[0] - sides[1], 0.5)
 
-    def _halves(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, v) values of half of each body, and of what mirrors it."""
+    def _parts(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, v) odd and even part of half of each body; the other half mirrors it."""
         patches = self._image.sampler.patches(at, self._half).reshape(len(at), -1)
-        return patches[:, self._inside], patches[:, self._mirrored]
+        here, there = patches[:, self._inside], patches[:, self._mirrored]
+        return (here - there) / 2, (here + there) / 2
 
     def _odd(self, at: np.ndarray) -> np.ndarray:
-        here, there = self._halves(at)
-        return (here - there) / 2
+        return self._parts(at)[0]
 
     def _weights(self, left: np.ndarray, scale: float) -> np.ndarray:
         """(N, v) Geman-McClure weights of residuals, the least in reach of a flank."""
@@ -176,9 +176,8 @@ class Inversion:
         """
         body = self._body if clear is None else self._body * clear
         for scale in scales:
-            here, there = self._halves(at)
-            odd = (here - there) / 2
-            flank = 0 if flanks is None else flanks * (1 - (here + there) / 2)
+            odd, even = self._parts(at)
+            flank = 0 if flanks is None else flanks * (1 - even)
             shift = robust_shift(
                 odd - flank, self._gradient, lambda left, s=scale, f=flank: body * self._weights(left + f, s)
             )

@@ -329,9 +329,10 @@ def edge_width(image: BodyImage, xyz_nm, necks: pd.DataFrame, *, dask: str | Non
     low-pass, also where too few have a facet around them, to :data:`WIDEST_EDGE` times that.
     """
     diameter = image.diameter_nm
+    n_bins, low_pass = 2 * PROFILE_PIXELS + 1, SIGMA_DIAMETERS * diameter
     joined = necks[(necks["diameter_nm"] > 0) & (necks["diameter_nm"] < WIDEST_PROFILE_DIAMETERS * diameter)]
     if len(joined) < LEAST_PROFILES:
-        return SIGMA_DIAMETERS * diameter
+        return low_pass
     some = joined.iloc[:: max(1, -(-len(joined) // MOST_PROFILES))]
 
     def profile(planes: np.ndarray, pixel_nm: float) -> np.ndarray:
@@ -343,7 +344,6 @@ def edge_width(image: BodyImage, xyz_nm, necks: pd.DataFrame, *, dask: str | Non
         with np.errstate(invalid="ignore"):
             return sums / counts / max(neck - gap, 1e-6)
 
-    n_bins, low_pass = 2 * PROFILE_PIXELS + 1, SIGMA_DIAMETERS * diameter
     xyz = np.asarray(xyz_nm, float).reshape(-1, 3)
     profiles = _each_gap(profile, image, xyz, some[["qd_1", "qd_2"]].to_numpy(int), dask=dask)
     seen = np.isfinite(profiles).sum(axis=0) >= LEAST_PROFILES
