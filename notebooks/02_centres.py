@@ -149,6 +149,10 @@ if image is not None:
 if image is not None:
     lopsided = not missing_wedge.is_missing(tomogram.angles_deg)  # a wedge's shadows would pass for lopsided dots
     found, _ = centres.find_centres(image, template=template, lopsided=lopsided, dask=dask)
+    last = found.attrs["last_fit"]
+    print("the dots are taken to be even" if last is None else
+          f"the dots are lopsided: κ is {last.scale:.2f} of a dot's contrast at last, "
+          f"and {last.flank_share:.0%} of the necks' flanks, {last.edge_nm:.2f} nm wide, are taken off")  # fmt: skip
 else:
     found = dot_table.read_centres(given, name=getattr(description, description.enters_as).name)
 print(f"{len(found)} dots found, {found['at_edge'].sum()} of them flagged at_edge")

@@ -248,6 +248,7 @@ def test_the_more_lopsided_all_dots_are_the_more_their_one_side_counts(monkeypat
         monkeypatch.setattr(centre_fits, "LAST_SCALE_SHARE", share)
         table, _ = centres.find_centres(image)
         errors.append(np.median(cKDTree(middles).query(table[XYZ])[0]))
+        assert table.attrs["last_fit"] is lasts[-1], "the table says so"
     assert lasts[0] is None
     assert lasts[1].scale > 0.3
     assert errors[1] < 0.8 * errors[0]

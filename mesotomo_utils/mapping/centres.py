@@ -166,7 +166,8 @@ def find_centres(
     DataFrame with ``x_nm, y_nm, z_nm``, ``score`` (normalised correlation, 1 = the template),
     ``missing`` (fraction of the core that is not there), ``at_edge`` (cut by the needle's edge) and
     ``recentred`` (cut so far that the mean dot was laid over what is left), ordered by z, y, x; and
-    the template.
+    the template. ``attrs["last_fit"]`` of the table says how the fits ended: a
+    :class:`~.centre_fits.LastFit` where the dots were found to be lopsided, else None.
 
     Raises
     ------
@@ -204,7 +205,9 @@ def find_centres(
     table = table[_distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm)]
     columns = ["x_nm", "y_nm", "z_nm", "score", "missing", "at_edge", "recentred"]
     table = table[columns].sort_values(["z_nm", "y_nm", "x_nm"], kind="stable")
-    return table.reset_index(drop=True), template
+    table = table.reset_index(drop=True)
+    table.attrs["last_fit"] = last
+    return table, template
 
 
 def _inner(rim: np.ndarray, missing: np.ndarray) -> np.ndarray:
