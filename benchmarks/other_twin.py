@@ -54,6 +54,10 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.45, "given": 5.4, "edges_nm": (4.7, 5.7), "electrons": 250.0},
     "q11": {"seed": 7111, "dots": 580, "cell": (5.65, 6.30, 5.90, 87, 104, 102), "base": "Si", "cap": "Pt"}
     | {"gap": 0.4, "given": 4.8, "edges_nm": (4.2, 5.2), "anion": "S", "lattice_nm": 0.5936, "electrons": 300.0},
+    "q12": {"seed": 7112, "dots": 610, "cell": (6.20, 5.80, 6.30, 93, 97, 86), "base": "C", "cap": "Pt"}
+    | {"given": 5.3, "edges_nm": (4.4, 5.4), "electrons": 200.0},
+    "q13": {"seed": 7113, "dots": 550, "cell": (5.90, 6.40, 5.60, 101, 92, 96), "base": "Si", "cap": "C", "even": True}
+    | {"gap": 0.45, "given": 4.7, "pixel_nm": 0.075, "electrons": 250.0},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
 USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}

@@ -139,6 +139,12 @@ if image is not None:
 # even part, it is worked out for each voxel and taken off the odd part. Without that, lopsided dots were drawn to the
 # thicker neck by up to a hundredth of its diameter.
 #
+# **The rim.** The needle was milled through its outermost dots, and all that it cut end on one smooth surface: along rays
+# from the axis nearly half of the last bodies do, within a tenth of a nanometre, while facets lie farther in at
+# random. So the surface can be found. What lies beyond it is left out, and what mirrors that. Of a neighbour the edge may
+# leave a piece that is too small to be found, yet joined to the dot; it would pull like a neck, and is treated as
+# one: the gap is looked at opposite each neighbour where no dot faces it.
+#
 # A neck as thick as its facet can still hold a fit: dot and neck together are their own mirror image about a point up to
 # a nanometre off. So the mean dot is laid over each dot, without its necks. It takes all dots to be of one size and is
 # no better than a tenth of a nanometre; but a centre that lies farther from it is doubtful. It is looked for from there
@@ -153,6 +159,9 @@ if image is not None:
     print("the dots are taken to be even" if last is None else
           f"the dots are lopsided: κ is {last.scale:.2f} of a dot's contrast at last, "
           f"and {last.flank_share:.0%} of the necks' flanks, {last.edge_nm:.2f} nm wide, are taken off")  # fmt: skip
+    print("the bodies show no edge of a needle" if image.edge is None else
+          f"{image.edge.share:.0%} of the rays outwards end on the edge of a needle, "
+          f"{2 * image.edge.coefficients[0]:.1f} nm wide")  # fmt: skip
 else:
     found = dot_table.read_centres(given, name=getattr(description, description.enters_as).name)
 print(f"{len(found)} dots found, {found['at_edge'].sum()} of them flagged at_edge")
@@ -163,21 +172,28 @@ if image is not None:
     scores = templates.correlate(image, template)
     middle = image.values.shape[1] // 2
     near = found[found["y_nm"].abs() < diameter_nm / 2].rename(columns={"x_nm": "u_nm", "z_nm": "v_nm"})
+    edges = ()
+    if image.edge is not None:
+        z = np.linspace(*image.edge.heights_nm)
+        left, right = (way * image.edge.distance_nm(z, turn) for way, turn in ((-1, np.pi), (1, 0.0)))
+        edges = [pd.DataFrame({"u_nm": image.edge.axis_nm[0] + u, "v_nm": z}) for u in (left, right)]
     fig = mapping_figures.picks_on_slice(
-        image.values[:, middle], scores[:, middle], near, step_nm=image.step_nm, labels=("x", "z")
+        image.values[:, middle], scores[:, middle], near, step_nm=image.step_nm, labels=("x", "z"), edges=edges
     )
     results.save_figure(fig, run_dir, "correlation_picks", near[["u_nm", "v_nm", "score", "at_edge"]])
 
 # %% [markdown]
-# A dot on the rim is flagged `at_edge` where more than 1 % of its core is missing; the core is the mask less 0.06
-# diameters. The flag is liberal on purpose: noise and size alone leave up to 4 % missing deep inside the needle
-# (panel b), so many whole dots on the rim bear it. It says which dots a cautious analysis leaves out, not how many
-# are cut. As *whole* we count dots with at most a tenth of the core missing (`whole_lacks`).
+# Dashed: the needle's edge. A dot is flagged `at_edge` where more than 1 % of the mean dot's body, put there, lies beyond.
+# Where there is no such edge, as in a piece of a film, it is one on the rim of which more than 1 % of the core is missing;
+# the core is the mask less 0.06 diameters. That is more liberal, for noise and size alone leave up to 4 % missing deep
+# inside (panel b). As *whole* we count dots with at most a tenth of the core missing (`whole_lacks`).
 #
-# What is left of a cut dot has its middle further in than the dot had. Where more than 5 % of the core is gone, and more
-# than all but one in a hundred of the dots off the rim lack by their shape, the inner side of the mean dot is laid over it
-# by robust least squares: that gives the centre before the cut. From there its necks are measured, and it is done again
-# without them.
+# Of a dot that is cut a little, enough pairs of opposite facets are left to be its own mirror image. What is left of one
+# with more than a fifth beyond the edge has its middle further in than the dot had, and one that lost a whole facet is its
+# own mirror image about wherever it is looked for: over these the inner side of the mean dot is laid by robust
+# least squares, which gives the centre before the cut. From there its necks are measured, and it is done again without them.
+# Without an edge to go by, that is done where more than 5 % of the core is gone, and more than all but one in a hundred of
+# the dots off the rim lack by their shape.
 
 # %%
 if image is not None:
@@ -209,10 +225,7 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # A dot need not be its own mirror image: half a layer of atoms on one facet, a corner cut deeper than the one opposite.
 # Then its centre of mass is not quite where it is most symmetric, and both halves agree on the wrong place. How lopsided
 # the dots of this tomogram are shows when $\kappa$ is made small and large: how far their centres move then, in both halves
-# alike, is about how far they are off, and is added.
-#
-# One kind of error is in no σ: a dot that the needle's edge has cut parallel to a facet cannot be told from a smaller,
-# whole one. About one dot in a hundred is 0.1 to 0.3 nm off, and most of these are of that kind.
+# alike, is about how far they are off, and is added, more where less of a dot is seen.
 #
 # Of a wedge of missing tilts the halves know nothing either, and with ±70° it is still the largest error by far. So the
 # bodies are projected at the tilts, reconstructed and filled once more; how far their centres move tells what the wedge

@@ -173,7 +173,7 @@ def test_what_is_seen_of_a_dot_tells_how_far_its_halves_differ(noisy):
 
 def test_the_centre_of_a_dot_is_vaguer_along_the_axis_whose_facets_lie_in_necks(found):
     film, image, table, mean = found
-    pairs = film.necks.assign(diameter_nm=0.0)
+    pairs = film.necks.assign(diameter_nm=0.0, away=False)
     row = cKDTree(table[XYZ]).query(film.dots[XYZ])[1]
     pairs[["qd_1", "qd_2"]] = row[pairs[["qd_1", "qd_2"]].to_numpy()]
     open_ = centre_fits.vagueness_beside_necks(image, table[XYZ], mean, pairs)
@@ -239,6 +239,20 @@ def test_a_lopsided_dot_is_as_far_off_as_is_said():
     assert told[1] > 4 * told[0]
 
 
+def test_the_less_is_seen_of_a_lopsided_dot_the_farther_off_it_can_be(found, monkeypatch):
+    _, image, table, mean = found
+    variances = []
+    for lopsided_nm in (0.0, 0.05):
+        monkeypatch.setattr(centres, "_lopsided", lambda *a, nm=lopsided_nm, **k: nm)
+        variances.append(centres.half_set_sigmas(table, image, image, mean)[0].to_numpy() ** 2)
+    whole = ~table["recentred"].to_numpy()
+    added = np.sqrt(variances[1] - variances[0])[whole]
+    vague = centre_fits.vagueness_beside_necks(image, table[XYZ], mean, near_necks(image, table[XYZ]))[whole]
+    assert np.median(added) == pytest.approx(0.05, rel=0.05)
+    assert np.corrcoef(np.log(added).ravel(), np.log(vague).ravel())[0, 1] > 0.99
+    assert added.max() > 1.5 * added.min()
+
+
 def test_the_more_lopsided_all_dots_are_the_more_their_one_side_counts(monkeypatch):
     lasts, last_fit = [], centres.last_fit_beside_necks
     monkeypatch.setattr(centres, "last_fit_beside_necks", lambda *a, **k: lasts.append(last_fit(*a, **k)) or lasts[-1])
@@ -268,7 +282,7 @@ def test_the_flank_of_a_neck_is_what_it_adds_to_the_odd_part():
     bare, joined = (template.BodyImage(values[::2, ::2, ::2], 0.25, 5.0, 0.0, 1.0) for values in blurred)
     inversion = Inversion(joined, template.mean_dot(bare, np.zeros((1, 3))))
     at, joint = np.zeros((1, 3)), np.array([[[1.0, 0.0, 0.0, radius_nm]]])
-    clear, flanks = inversion.beside(joint, 0.02), inversion.flanks(joint, sigma_nm)
+    clear, flanks = inversion.beside(joint, at, 0.02), inversion.flanks(joint, sigma_nm)
     odd, even = inversion._parts(at)
     left = odd - flanks * (1 - even)
     seen = (clear > 0.3) & (inversion._body > 0)
@@ -329,7 +343,7 @@ def test_the_width_of_facets_is_that_of_their_blur():
 def test_nothing_seen_of_a_dot_is_no_division_by_zero(found):
     _, image, table, mean = found
     nowhere = np.array([[0.0, 0.0, image.values.shape[0] * image.step_nm]])
-    no_necks = pd.DataFrame({"qd_1": [], "qd_2": [], "diameter_nm": []})
+    no_necks = pd.DataFrame({"qd_1": [], "qd_2": [], "diameter_nm": [], "away": []})
     vague = centre_fits.vagueness_beside_necks(image, nowhere, mean, no_necks)
     assert np.isfinite(vague).all()
     assert vague.min() >= 1

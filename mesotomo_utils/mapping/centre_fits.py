@@ -29,7 +29,7 @@ LAST_SCALE_SHARE = 4.0
 LAST_SCALES = (0.15, 0.5)
 #: Above the least scale the flanks of the necks count as well, and are taken off: at the least none, for the weights
 #: take them out, and this part at the largest.
-LARGEST_FLANK_SHARE = 0.85
+LARGEST_FLANK_SHARE = 0.8
 #: And the fit goes on for so many steps: what is seen of a lopsided dot beside its necks leads it slowly.
 LOOSE_STEPS = 8
 #: From there, scales that let the one side count hardly and wholly: a lopsided dot has its centre elsewhere for each.
@@ -124,14 +124,14 @@ def centres_beside_necks(
     of=slice(None),
     dask: str | None = None,
 ) -> np.ndarray:
-    """Centre of inversion of each dot with nothing in a neck, nor opposite it, looked at.
+    """Centre of inversion of each dot with nothing in a neck or beyond the needle's edge, nor opposite, looked at.
 
     Parameters
     ----------
     image, xyz_nm, template, dask
         As for :func:`refine_centres`; the centres that it found.
     necks
-        ``qd_1, qd_2`` (rows of ``xyz_nm``) and ``diameter_nm``, from :func:`.necks.near_necks`.
+        ``qd_1, qd_2`` (rows of ``xyz_nm``), ``diameter_nm`` and ``away``, from :func:`.necks.near_necks`.
     last
         Of :func:`last_fit_beside_necks`: where dots are lopsided, how the fit ends.
     of
@@ -145,11 +145,11 @@ def centres_beside_necks(
     inversion = _sharp_inversion(image, template)
 
     def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        clear = inversion.beside(joints)
+        clear = inversion.beside(joints, first)
         at = inversion.follow(first, BESIDE_NECKS_SCALES, clear)
         if last is None:
             return inversion.follow(at, LAST_SCALES[:1] * len(BESIDE_NECKS_SCALES), clear)
-        bare, flanks = inversion.beside(joints, BARE_MARGIN_DIAMETERS), inversion.flanks(joints, last.edge_nm)
+        bare, flanks = inversion.beside(joints, at, BARE_MARGIN_DIAMETERS), inversion.flanks(joints, last.edge_nm)
         return inversion.follow(at, (last.scale,) * LOOSE_STEPS, bare, last.flank_share * flanks)
 
     found = start.copy()
@@ -263,6 +263,21 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | N
     return in_chunks(refine, start, image=image, dask=dask)
 
 
+def beyond_edge(image: BodyImage, xyz_nm, template: Template) -> np.ndarray | None:
+    """Fraction of each dot's body that lies beyond the needle's edge.
+
+    Parameters are those of :func:`refine_centres`.
+
+    Returns
+    -------
+    (N,) fractions between 0 and 1; None where the bodies show no edge.
+    """
+    if image.edge is None:
+        return None
+    inversion = _sharp_inversion(image, template)
+    return in_chunks(inversion.beyond_edge, np.asarray(xyz_nm, float).reshape(-1, 3), image=image, dask=None)
+
+
 def recentre_cut(
     image: BodyImage, xyz_nm, mean: Template, necks: pd.DataFrame, axis_xy_nm, *, of, dask: str | None = None
 ) -> np.ndarray:
@@ -294,11 +309,11 @@ def recentre_cut(
     def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
         outwards = first * [1, 1, 0] - [*axis_xy_nm, 0]
         outwards /= np.maximum(np.linalg.norm(outwards, axis=1, keepdims=True), 1e-9)
-        inner = overlay.beside(joints) * overlay.within(outwards, OUTER_DIAMETERS * image.diameter_nm)
+        within = overlay.within(outwards, OUTER_DIAMETERS * image.diameter_nm)
         starts = [first + distance * image.diameter_nm * outwards for distance in (0.0, 0.1, 0.2, 0.3)]
-        ends = np.array([overlay.follow(at, OVERLAY_SCALES, inner) for at in starts])
-        best = np.argmin([overlay.misfit(end, OVERLAY_SCALES[-1], inner) for end in ends], axis=0)
-        return ends[best, np.arange(len(first))]
+        ends = np.array([overlay.follow(at, OVERLAY_SCALES, within * overlay.beside(joints, at)) for at in starts])
+        left = [overlay.misfit(end, OVERLAY_SCALES[-1], within * overlay.beside(joints, end)) for end in ends]
+        return ends[np.argmin(left, axis=0), np.arange(len(first))]
 
     found[of] = _with_necks(refine, found, necks, of, image=image, dask=dask)
     return found
@@ -324,7 +339,7 @@ def mean_dot_beside_necks(
     overlay = Overlay(image, mean)
 
     def lay(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        return overlay.follow(first, OVERLAY_SCALES, overlay.beside(joints))
+        return overlay.follow(first, OVERLAY_SCALES, overlay.beside(joints, first))
 
     return _unless_lost(_with_necks(lay, start, necks, image=image, dask=dask), start, image)
 
@@ -338,7 +353,7 @@ def _inverted(function, image: BodyImage, xyz_nm, template: Template, necks: pd.
     inversion = _sharp_inversion(image, template)
 
     def one(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        return function(inversion, points, inversion.beside(joints))
+        return function(inversion, points, inversion.beside(joints, points))
 
     return _with_necks(one, np.asarray(xyz_nm, float).reshape(-1, 3), necks, of, image=image, dask=dask)
 
@@ -351,6 +366,7 @@ def _unless_lost(found: np.ndarray, start: np.ndarray, image: BodyImage) -> np.n
 
 def _with_necks(function, xyz: np.ndarray, necks: pd.DataFrame, of=slice(None), *, image: BodyImage, dask: str | None):
     """A function of points and their necks, applied to some rows of the dots by :func:`in_chunks`."""
+    _ = image.edge  # looked for once, as the sampler is
     return in_chunks(function, xyz[of], _necks_of_dots(necks, xyz)[of], image=image, dask=dask)
 
 
@@ -359,14 +375,15 @@ def _necks_of_dots(necks: pd.DataFrame, xyz: np.ndarray) -> np.ndarray:
     joined = necks[necks["diameter_nm"] > 0]
     if not len(joined):
         return np.zeros((len(xyz), 0, 4))
-    ends = joined[["qd_1", "qd_2"]].to_numpy(int)
-    dots = ends.T.ravel()
+    ends, away = joined[["qd_1", "qd_2"]].to_numpy(int), joined["away"].to_numpy(bool)
     along = xyz[ends[:, 1]] - xyz[ends[:, 0]]
     along /= np.linalg.norm(along, axis=1, keepdims=True)
-    rows = np.column_stack([np.vstack([along, -along]), np.tile(joined["diameter_nm"] / 2, 2)])
+    dots = np.concatenate([ends[:, 0], ends[~away, 1]])
+    along = np.vstack([np.where(away[:, None], -along, along), -along[~away]])
+    radius = np.concatenate([joined["diameter_nm"], joined.loc[~away, "diameter_nm"]]) / 2
     place = pd.Series(dots).groupby(dots).cumcount().to_numpy()
     found = np.zeros((len(xyz), place.max() + 1, 4))
-    found[dots, place] = rows
+    found[dots, place] = np.column_stack([along, radius])
     return found
 
 

@@ -8,8 +8,9 @@ one side only; such voxels lose their weight, and so do those beside them. Once 
 one loses its weight altogether, on both sides, and more counts of what a lopsided dot has on one side only; what the
 flanks of the necks add there, as blurred as the edge of the mean neck, is taken off. The mean dot, laid over each dot,
 tells which centres are doubtful: it lies elsewhere, they are looked for from there as well, and the one that is seen
-better is kept. A dot that the needle's edge has cut is no mirror image any more: the inner side of the mean dot is
-fitted to it. The fits are those of :mod:`mesotomo_utils.mapping.centre_fits`.
+better is kept. What lies beyond the needle's edge (:mod:`mesotomo_utils.mapping.needle_edge`) is left out as a neck
+is; where that is much of a dot, the inner side of the mean dot is fitted to it. The fits are those of
+:mod:`mesotomo_utils.mapping.centre_fits`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mesotomo_utils.backend import to_numpy
 from mesotomo_utils.mapping.centre_fits import (
     LOST_DIAMETERS,
     LastFit,
+    beyond_edge,
     centres_beside_necks,
     in_chunks,
     last_fit_beside_necks,
@@ -48,10 +50,15 @@ from mesotomo_utils.mapping.template import (
 )
 from mesotomo_utils.mapping.tilt_errors import without_strain
 
-#: A dot on the rim with more than this fraction of its core missing is cut by the needle's edge.
+#: A dot with more than this fraction beyond the needle's edge is cut by it.
+BEYOND_EDGE = 0.01
+#: With more than this beyond it, or where hardly more than one of two opposite facets is left
+#: (:func:`~.centre_fits.vagueness_beside_necks`), or where the mean dot laid over what is left lies so many diameters
+#: away, that is taken for its centre.
+BEYOND_RECENTRE, VAGUE_RECENTRE, FAR_RECENTRE = 0.2, 20.0, 0.1
+#: Where the bodies show no edge, the same of a dot on the rim with more than this fraction of its core missing,
 MISSING_CORE = 0.01
-#: With more than this missing, and more than this share of the dots off the rim lack by their shape, the centre is
-#: that of the mean dot laid over what is left.
+#: and with more than this, and more than this share of the dots off the rim lack by their shape.
 MISSING_RECENTRE, MISSING_BY_SHAPE = 0.05, 0.99
 #: With more than this missing it is not a dot that could be located.
 MISSING_MOST = 0.6
@@ -73,6 +80,8 @@ NOISE_DIAMETERS = (0.0044, 0.0044, 0.0032)
 #: The errors of whole dots grow with this power of :func:`~.centre_fits.vagueness_beside_necks`: a little faster than
 #: what is left of their facets goes, since what is left is the part beside the necks.
 VAGUENESS_POWER = 1.2
+#: And what they have of being lopsided with this one: the fewer facets are seen, the fewer lopsided ones even out.
+LOPSIDED_POWER = 0.85
 #: Error that both halves share, along x, y, z, in dot diameters: of a centre of inversion, where the facets are blurred
 #: over SHARP_DIAMETERS; it grows with this power of their width, since a blurred neck or neighbour reaches farther.
 SHARED_DIAMETERS = (0.0005, 0.0005, 0.0003)
@@ -192,17 +201,25 @@ def find_centres(
     if inner.any():
         xyz = _brought_back(image, xyz, template, inner, necks, last, dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
-    cut = rim & (missing > _missing_of_cut(rim, missing))
-    xyz[cut] = with_necks[cut]  # too little is left of a cut dot to do without what a neck hides
-    table = pd.DataFrame({"score": score, "at_edge": rim & (missing > MISSING_CORE), "recentred": cut})
+    beyond = beyond_edge(image, xyz, template)
+    at_edge = rim & (missing > MISSING_CORE) if beyond is None else beyond > BEYOND_EDGE
+    cut = rim & (missing > _missing_of_cut(rim, missing)) if beyond is None else at_edge.copy()
     if cut.any() and not cut.all():
-        mean = mean_dot(image, xyz[_inner(rim, missing)])
-        xyz = _recentred(image, xyz, mean, np.flatnonzero(cut), dask=dask)
+        mean, of, laid = mean_dot(image, xyz[_inner(rim, missing)]), np.flatnonzero(cut), xyz.copy()
+        laid[of] = with_necks[of]  # too little can be left of a cut dot to do without what a neck hides
+        laid = _recentred(image, laid, mean, of, dask=dask)
+        if beyond is not None:
+            vague = vagueness_beside_necks(image, xyz, template, necks, of=of, dask=dask).max(axis=1)
+            far = np.linalg.norm((laid - xyz)[of], axis=1) > FAR_RECENTRE * image.diameter_nm
+            cut[of] = (beyond[of] > BEYOND_RECENTRE) | (vague > VAGUE_RECENTRE) | far
+        xyz[cut] = laid[cut]
         missing = missing_core(image, xyz, template, dask=dask)
-    table["missing"] = missing
+    if beyond is not None:
+        at_edge = cut | (beyond_edge(image, xyz, template) > BEYOND_EDGE)
+    table = pd.DataFrame({"score": score, "at_edge": at_edge, "recentred": cut, "missing": missing})
     table[["x_nm", "y_nm", "z_nm"]] = xyz
-    # a pick beside a dot can end in it only when necks are left out or the mean dot is laid over it
-    table = table[_distinct(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm)]
+    # a pick beside a dot can end in it only when necks are left out or the mean dot is laid over it, the worse of two
+    table = table[_distinct(xyz, missing + cut, SAME_DOT_DIAMETERS * image.diameter_nm)]
     columns = ["x_nm", "y_nm", "z_nm", "score", "missing", "at_edge", "recentred"]
     table = table[columns].sort_values(["z_nm", "y_nm", "x_nm"], kind="stable")
     table = table.reset_index(drop=True)
@@ -290,7 +307,7 @@ def _recentred(image: BodyImage, xyz: np.ndarray, mean: Template, cut: np.ndarra
     out.
     """
     axis = np.median(xyz[:, :2], axis=0)
-    none = pd.DataFrame({"qd_1": [], "qd_2": [], "diameter_nm": []})
+    none = pd.DataFrame({"qd_1": [], "qd_2": [], "diameter_nm": [], "away": []})
     xyz = recentre_cut(image, xyz, mean, none, axis, of=cut, dask=dask)
     return recentre_cut(image, xyz, mean, near_necks(image, xyz, of=cut, dask=dask), axis, of=cut, dask=dask)
 
@@ -350,10 +367,10 @@ def half_set_sigmas(
     neighbour that pulls, the more so the more the facets are blurred) does not show in the difference; it is added as
     measured on twins. Nor does it show that a dot is no mirror image of itself, with more atoms on one side. That moves
     its centre with the weight that these have in the fit, in both halves alike: how far it does, over the dots and
-    axes, is about how far the centre that is found is off for that, and added for whole dots
-    (:func:`~.centre_fits.lopsided_beside_necks`). No σ exceeds :data:`~.centre_fits.LOST_DIAMETERS`, for no fit leads
-    farther. For a wedge of missing tilts see :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`, for errors of
-    the tilts themselves :func:`mesotomo_utils.mapping.tilt_errors.tilt_sigmas`.
+    axes, is about how far the centre that is found is off for that, and added for whole dots, more where less of a dot
+    is seen (:func:`~.centre_fits.lopsided_beside_necks`). No σ exceeds :data:`~.centre_fits.LOST_DIAMETERS`, for no fit
+    leads farther. For a wedge of missing tilts see :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`, for
+    errors of the tilts themselves :func:`mesotomo_utils.mapping.tilt_errors.tilt_sigmas`.
     """
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
@@ -372,8 +389,9 @@ def half_set_sigmas(
         ends.append(end)
     rotation, shift = lattice.rigid_motion(ends[1], ends[0])
     difference = without_strain(start, ends[0] - (ends[1] @ rotation.T + shift))
-    vague = np.ones(start.shape)
-    vague[whole] = np.mean(known, axis=0) ** (-VAGUENESS_POWER / 2)
+    vagueness = np.ones(start.shape)
+    vagueness[whole] = np.mean(known, axis=0) ** -0.5
+    vague = vagueness**VAGUENESS_POWER
     each, sigma = difference / vague, np.full(start.shape, np.nan)
     for group in (cut, ~cut):
         # Too few of one kind say nothing: they share the value of all.
@@ -383,6 +401,7 @@ def half_set_sigmas(
     diameter = even.diameter_nm
     of_noise = noise_contrast(even, odd, start) * np.array(NOISE_DIAMETERS) * vague
     one_sided = _lopsided(even, odd, ends, template, necks, some, dask=dask)
+    one_sided *= (vagueness / np.median(vagueness[whole] if len(whole) else 1)) ** LOPSIDED_POWER
     blur = (template.facet_width_nm / (SHARP_DIAMETERS * diameter)) ** BLUR_POWER
     shared = np.hypot(blur * np.array(SHARED_DIAMETERS), of_noise)
     shared = np.where(cut[:, None], RECENTRED_DIAMETERS, shared) * diameter

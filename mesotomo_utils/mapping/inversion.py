@@ -22,6 +22,8 @@ CORE_DIAMETERS = 0.25
 NECK_START_DIAMETERS = 0.3
 #: So much is left out around it, for its blurred flank; and where the flank is taken off.
 NECK_MARGIN_DIAMETERS, BARE_MARGIN_DIAMETERS = 0.05, 0.02
+#: What is seen of a dot nearer to the needle's edge than this, in dot diameters, is blurred by it.
+EDGE_MARGIN_DIAMETERS = 0.04
 #: Of all that a dot can tell of its centre, so much is taken to be known along any axis: normal equations of float32
 #: weights would be singular where nothing is.
 _LEAST_KNOWN = 1e-6
@@ -59,21 +61,31 @@ class Inversion:
         self._offsets = to_device(offsets.T.astype(np.float32), image.device)
         self._core = (self._offsets**2).sum(axis=0) < (CORE_DIAMETERS * image.diameter_nm) ** 2
 
-    def beside(self, necks: np.ndarray, margin: float = NECK_MARGIN_DIAMETERS) -> np.ndarray:
-        """Which voxels of each body stand clear of its necks and of what mirrors them.
+    def beside(self, necks: np.ndarray, at: np.ndarray, margin: float = NECK_MARGIN_DIAMETERS) -> np.ndarray:
+        """Which voxels of each body stand clear of its necks, of the needle's edge, and of what mirrors them.
 
         Parameters
         ----------
         necks
             (N, k, 4) unit vectors to the neighbours and the radii of the necks, nm; radius 0 where there is none.
+        at
+            (N, 3) centres, nm.
         margin
             So much is left out around a neck, in dot diameters.
 
         Returns
         -------
-        (N, v) float32 on the device, 0 in a neck and 1 beside it, one voxel between.
+        (N, v) float32 on the device, 0 in a neck or beyond the edge, and 1 elsewhere, one voxel between.
         """
-        return clear_of_necks(self._offsets, necks, self._image, opposite=True, margin=margin)
+        clear = clear_of_necks(self._offsets, necks, self._image, opposite=True, margin=margin)
+        for offsets in (self._offsets, -self._offsets):
+            clear *= clear_of_edge(offsets, at, self._image)
+        return clear
+
+    def beyond_edge(self, at: np.ndarray) -> np.ndarray:
+        """(N,) part of the bodies, at (N, 3) points, that lies beyond the needle's edge."""
+        inside = [clear_of_edge(offsets, at, self._image, margin=0) for offsets in (self._offsets, -self._offsets)]
+        return 1 - to_numpy(sum(inside) @ self._body / (2 * self._body.sum()))
 
     def flanks(self, necks: np.ndarray, edge_nm: float) -> np.ndarray:
         """What the blurred flanks of necks add to the odd part, where nothing of the body is.
@@ -221,6 +233,32 @@ def clear_of_necks(
         within *= xp.clip(0.5 + (height - start) / image.step_nm, 0, 1)
         clear *= 1 - xp.where(radius > 0, within, 0)
     return clear
+
+
+def clear_of_edge(
+    offsets: np.ndarray, at: np.ndarray, image: BodyImage, *, margin: float = EDGE_MARGIN_DIAMETERS
+) -> np.ndarray:
+    """Weights that leave out what lies beyond the needle's edge.
+
+    Parameters
+    ----------
+    offsets, image
+        As for :func:`clear_of_necks`.
+    at
+        (N, 3) centres of dots, nm.
+    margin
+        So much is left out within it, in dot diameters.
+
+    Returns
+    -------
+    (N, v) float32 on the device, 0 beyond the edge and 1 within it, one voxel between; 1 where there is no edge.
+    """
+    xp = get_array_module(offsets)
+    if image.edge is None:
+        return xp.ones((len(at), offsets.shape[1]), np.float32)
+    around = xp.asarray(image.edge.around(at).astype(np.float32))
+    away = xp.hypot(around[:, :1] + offsets[0], around[:, 1:2] + offsets[1])
+    return xp.clip(0.5 + (around[:, 2:] - margin * image.diameter_nm - away) / image.step_nm, 0, 1)
 
 
 def _from_each_neck(offsets: np.ndarray, necks: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

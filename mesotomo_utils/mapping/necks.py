@@ -65,6 +65,8 @@ SHARED_DIAMETERS = 0.02
 MOST_COMPARED = 500
 #: Dots whose centres are nearer than this can be joined by a neck, in dot diameters.
 NEAR_DIAMETERS = 1.45
+#: Where no dot is found this near to where one would face a neighbour, the needle's edge may have left a piece of it.
+FACING_DIAMETERS = 0.5
 #: Pairs that go to a worker of a cluster together: each takes milliseconds, as long as sending it does.
 _PAIRS_TOGETHER = 32
 
@@ -255,7 +257,7 @@ def measure_necks(
         area = neck_area(planes, pixel_nm, diameter_nm=image.diameter_nm, threshold=threshold)
         return area, gap_length_nm(planes, pixel_nm, diameter_nm=image.diameter_nm)
 
-    values = _each_gap(measure, image, xyz, ends, dask=dask, progress=progress).reshape(-1, 2)
+    values = _each_gap(measure, image, xyz[ends], dask=dask, progress=progress).reshape(-1, 2)
     table = pairs[["qd_1", "qd_2", "axis"]].copy()
     table["diameter_nm"], table["sigma_nm"], table["length_nm"] = _diameter(values[:, 0]), np.nan, values[:, 1]
     distance = np.linalg.norm(xyz[ends[:, 1]] - xyz[ends[:, 0]], axis=1)
@@ -276,31 +278,43 @@ def near_necks(image: BodyImage, xyz_nm, *, of=None, dask: str | None = None) ->
 
     Returns
     -------
-    DataFrame with ``qd_1, qd_2, diameter_nm`` as there, of the pairs nearer than :data:`NEAR_DIAMETERS`.
+    DataFrame with ``qd_1, qd_2, diameter_nm`` as there, of the pairs nearer than :data:`NEAR_DIAMETERS`, and ``away``:
+    where it is True, the neck stands on the side of ``qd_1`` that is turned away from ``qd_2``. No dot was found there,
+    but the needle's edge can have left a piece of one, too small to be found and joined all the same.
     """
     xyz = np.asarray(xyz_nm, float).reshape(-1, 3)
-    reach = NEAR_DIAMETERS * image.diameter_nm
-    ends = cKDTree(xyz).query_pairs(reach, output_type="ndarray") if len(xyz) else np.zeros((0, 2), int)
+    ends, away = np.zeros((0, 2), int), np.zeros(0, bool)
+    if len(xyz):
+        tree = cKDTree(xyz)
+        ends = tree.query_pairs(NEAR_DIAMETERS * image.diameter_nm, output_type="ndarray")
+        both = np.vstack([ends, ends[:, ::-1]])
+        alone = tree.query(2 * xyz[both[:, 0]] - xyz[both[:, 1]])[0] > FACING_DIAMETERS * image.diameter_nm
+        away = np.arange(len(ends) + alone.sum()) >= len(ends)
+        ends = np.vstack([ends, both[alone]])
     if of is not None:
-        ends = ends[np.isin(ends, of).any(axis=1)]
-    ends = ends[np.lexsort(ends.T[::-1])]
-    areas = _each_gap(partial(neck_area, diameter_nm=image.diameter_nm), image, xyz, ends, dask=dask)
-    return pd.DataFrame({"qd_1": ends[:, 0], "qd_2": ends[:, 1], "diameter_nm": _diameter(areas)})
+        named = np.isin(ends, of).any(axis=1)
+        ends, away = ends[named], away[named]
+    order = np.lexsort([*ends.T[::-1], away])
+    ends, away = ends[order], away[order]
+    first, second = xyz[ends[:, 0]], xyz[ends[:, 1]]
+    second = np.where(away[:, None], 2 * first - second, second)
+    measure = partial(neck_area, diameter_nm=image.diameter_nm)
+    areas = _each_gap(measure, image, np.stack([first, second], axis=1), dask=dask)
+    return pd.DataFrame({"qd_1": ends[:, 0], "qd_2": ends[:, 1], "diameter_nm": _diameter(areas), "away": away})
 
 
 def _each_gap(
     measure: Callable[[np.ndarray, float], Any],
     image: BodyImage,
-    xyz: np.ndarray,
-    ends: np.ndarray,
+    pairs_nm: np.ndarray,
     *,
     dask: str | None,
     progress: str | None = None,
 ) -> np.ndarray:
-    """What ``measure`` makes of the planes across the gap of each pair (rows of ``xyz``), and of their step."""
+    """What ``measure`` makes of the planes across the gap of each of (N, 2, 3) pairs of centres, and of their step."""
     _ = image.sampler  # made once, before the threads or the workers ask for it
     together = 1 if dask is None else _PAIRS_TOGETHER
-    groups = [xyz[ends[first : first + together]] for first in range(0, len(ends), together)]
+    groups = [pairs_nm[first : first + together] for first in range(0, len(pairs_nm), together)]
     measured = map_items(
         lambda group: [measure(*gap_planes(image, *pair)) for pair in group], groups, dask=dask, progress=progress
     )
@@ -330,7 +344,8 @@ def edge_width(image: BodyImage, xyz_nm, necks: pd.DataFrame, *, dask: str | Non
     """
     diameter = image.diameter_nm
     n_bins, low_pass = 2 * PROFILE_PIXELS + 1, SIGMA_DIAMETERS * diameter
-    joined = necks[(necks["diameter_nm"] > 0) & (necks["diameter_nm"] < WIDEST_PROFILE_DIAMETERS * diameter)]
+    widest = WIDEST_PROFILE_DIAMETERS * diameter
+    joined = necks[(necks["diameter_nm"] > 0) & (necks["diameter_nm"] < widest) & ~necks["away"]]
     if len(joined) < LEAST_PROFILES:
         return low_pass
     some = joined.iloc[:: max(1, -(-len(joined) // MOST_PROFILES))]
@@ -345,7 +360,7 @@ def edge_width(image: BodyImage, xyz_nm, necks: pd.DataFrame, *, dask: str | Non
             return sums / counts / max(neck - gap, 1e-6)
 
     xyz = np.asarray(xyz_nm, float).reshape(-1, 3)
-    profiles = _each_gap(profile, image, xyz, some[["qd_1", "qd_2"]].to_numpy(int), dask=dask)
+    profiles = _each_gap(profile, image, xyz[some[["qd_1", "qd_2"]].to_numpy(int)], dask=dask)
     seen = np.isfinite(profiles).sum(axis=0) >= LEAST_PROFILES
     if seen.sum() < PROFILE_PIXELS:
         return low_pass

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mesotomo_utils.backend import get_array_module, to_device, to_numpy
-from mesotomo_utils.mapping.inversion import clear_of_necks, robust_shift
+from mesotomo_utils.mapping.inversion import clear_of_edge, clear_of_necks, robust_shift
 from mesotomo_utils.mapping.sampling import offsets_nm
 from mesotomo_utils.mapping.template import BodyImage, Template
 
@@ -39,9 +39,12 @@ class Overlay:
         )
         self._xp = get_array_module(self._body)
 
-    def beside(self, necks: np.ndarray) -> np.ndarray:
-        """(N, v) weights, on the device: the body less its (N, k, 4) necks, as :meth:`.Inversion.beside` has them."""
-        return self._body * clear_of_necks(self._offsets, necks, self._image)
+    def beside(self, necks: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """(N, v) weights, on the device: the body at (N, 3) points less what lies beyond the needle's edge and its
+        (N, k, 4) necks, as :meth:`.Inversion.beside` has them.
+        """
+        clear = clear_of_necks(self._offsets, necks, self._image) * clear_of_edge(self._offsets, at, self._image)
+        return self._body * clear
 
     def within(self, directions: np.ndarray, limit_nm: float) -> np.ndarray:
         """(N, v) factors, on the device: 1 up to a height along (N, 3) unit vectors, nm, and 0 beyond."""

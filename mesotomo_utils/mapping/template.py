@@ -18,6 +18,7 @@ from skimage.filters import threshold_otsu
 
 from mesotomo_utils.backend import cpu_count, fft_module, get_array_module, resolve_device, to_device, to_numpy
 from mesotomo_utils.distribute import map_items
+from mesotomo_utils.mapping.needle_edge import NeedleEdge, find_needle_edge
 from mesotomo_utils.mapping.sampling import Sampler, coarsen, offsets_nm, to_nm
 
 #: Width of the low-pass and edge of the voxels, in dot diameters: 0.2 and 0.25 nm for 5 nm.
@@ -67,6 +68,7 @@ class BodyImage:
     device: str = "cpu"
     # of these values: an image with others begins without
     _sampler: Sampler | None = field(default=None, init=False, repr=False)
+    _edge: tuple[NeedleEdge | None] | None = field(default=None, init=False, repr=False)
     _correlator: _Correlator | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
@@ -79,6 +81,13 @@ class BodyImage:
         if self._sampler is None:
             self._sampler = Sampler(self.values, self.step_nm, device=self.device)
         return self._sampler
+
+    @property
+    def edge(self) -> NeedleEdge | None:
+        """The surface of the needle, if the bodies show one, looked for when first asked for."""
+        if self._edge is None:
+            self._edge = (find_needle_edge(self.values, self.step_nm, self.diameter_nm),)
+        return self._edge[0]
 
     @property
     def half_box(self) -> int:

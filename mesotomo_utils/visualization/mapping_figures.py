@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mesotomo_utils.visualization import figures
 
-#: By ``at_edge``, a liberal flag: many whole dots on the rim bear it.
+#: By ``at_edge``.
 _FLAG = {False: "not flagged", True: "flagged at_edge"}
 
 
@@ -42,7 +42,13 @@ def template_sections(template: np.ndarray, body: np.ndarray, step_nm: float) ->
 
 
 def picks_on_slice(
-    image: np.ndarray, scores: np.ndarray, picks: pd.DataFrame, *, step_nm: float, labels: tuple[str, str]
+    image: np.ndarray,
+    scores: np.ndarray,
+    picks: pd.DataFrame,
+    *,
+    step_nm: float,
+    labels: tuple[str, str],
+    edges: tuple[pd.DataFrame, ...] = (),
 ) -> Figure:
     """A slice of the tomogram and of its correlation with the template, with the picks near it.
 
@@ -56,6 +62,8 @@ def picks_on_slice(
         Edge of the pixels, nm.
     labels
         Names of the two axes of the slice.
+    edges
+        Lines ``u_nm, v_nm`` where the needle ends in it.
     """
     fig, axes = figures.new_figure(1, 2, width_in=figures.DOUBLE_COLUMN, height_in=3.6)
     figures.show_image(axes[0, 0], image, pixel_nm=step_nm, limits=(-0.1, 1.1))
@@ -65,6 +73,8 @@ def picks_on_slice(
             some = picks[picks["at_edge"] == edge]
             ax.plot(some["u_nm"], some["v_nm"], "o", mfc="none", mec=colour, mew=1.0, ms=5,
                     label=_FLAG[edge])  # fmt: skip
+        for line in edges:
+            ax.plot(line["u_nm"], line["v_nm"], "--", color=figures.PALETTE[2], lw=0.8)
     axes[0, 0].set_title(f"tomogram without its lattice, {labels[0]}{labels[1]} slice")
     axes[0, 1].set_title("normalised correlation with the template")
     axes[0, 0].legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
