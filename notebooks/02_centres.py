@@ -183,7 +183,7 @@ if image is not None:
     results.save_figure(fig, run_dir, "correlation_picks", near[["u_nm", "v_nm", "score", "at_edge"]])
 
 # %% [markdown]
-# Dashed: the needle's edge. A dot is flagged `at_edge` where more than 1 % of the mean dot's body, put there, lies beyond.
+# A dot is flagged `at_edge` where more than 1 % of the mean dot's body, put there, lies beyond.
 # Where there is no such edge, as in a piece of a film, it is one on the rim of which more than 1 % of the core is missing;
 # the core is the mask less 0.06 diameters. That is more liberal, for noise and size alone leave up to 4 % missing deep
 # inside (panel b). As *whole* we count dots with at most a tenth of the core missing (`whole_lacks`).

@@ -73,11 +73,12 @@ def picks_on_slice(
             some = picks[picks["at_edge"] == edge]
             ax.plot(some["u_nm"], some["v_nm"], "o", mfc="none", mec=colour, mew=1.0, ms=5,
                     label=_FLAG[edge])  # fmt: skip
-        for line in edges:
-            ax.plot(line["u_nm"], line["v_nm"], "--", color=figures.PALETTE[2], lw=0.8)
+        for n, line in enumerate(edges):
+            ax.plot(line["u_nm"], line["v_nm"], "--", color=figures.PALETTE[2], lw=0.8,
+                    label=None if n else "needle's edge")  # fmt: skip
     axes[0, 0].set_title(f"tomogram without its lattice, {labels[0]}{labels[1]} slice")
     axes[0, 1].set_title("normalised correlation with the template")
-    axes[0, 0].legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
+    axes[0, 0].legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3)
     figures.colour_bar(shown, axes[0, 1], "correlation")
     figures.panel_labels(axes)
     return fig
