@@ -202,8 +202,9 @@ def find_centres(
         xyz = _brought_back(image, xyz, template, inner, necks, last, dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
     beyond = beyond_edge(image, xyz, template)
-    at_edge = rim & (missing > MISSING_CORE) if beyond is None else beyond > BEYOND_EDGE
-    cut = rim & (missing > _missing_of_cut(rim, missing)) if beyond is None else at_edge.copy()
+    at_edge, cut = rim & (missing > MISSING_CORE), rim & (missing > _missing_of_cut(rim, missing))
+    if beyond is not None:
+        cut |= beyond > BEYOND_EDGE  # what is left of one that lacks much can have been taken for a dot of its own
     if cut.any() and not cut.all():
         mean, of, laid = mean_dot(image, xyz[_inner(rim, missing)]), np.flatnonzero(cut), xyz.copy()
         laid[of] = with_necks[of]  # too little can be left of a cut dot to do without what a neck hides
