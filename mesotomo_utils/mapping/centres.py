@@ -55,7 +55,7 @@ BEYOND_EDGE = 0.01
 #: With more than this beyond it, or where hardly more than one of two opposite facets is left
 #: (:func:`~.centre_fits.vagueness_beside_necks`), or where the mean dot laid over what is left lies so many diameters
 #: away, that is taken for its centre.
-BEYOND_RECENTRE, VAGUE_RECENTRE, FAR_RECENTRE = 0.2, 20.0, 0.1
+BEYOND_RECENTRE, VAGUE_RECENTRE, FAR_RECENTRE = 0.2, 20.0, 0.2
 #: Where the bodies show no edge, the same of a dot on the rim with more than this fraction of its core missing,
 MISSING_CORE = 0.01
 #: and with more than this, and more than this share of the dots off the rim lack by their shape.
