@@ -202,21 +202,21 @@ def find_centres(
         xyz = _brought_back(image, xyz, template, inner, necks, last, dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
     beyond = beyond_edge(image, xyz, template)
-    at_edge, cut = rim & (missing > MISSING_CORE), rim & (missing > _missing_of_cut(rim, missing))
+    cut = rim & (missing > _missing_of_cut(rim, missing))
     if beyond is not None:
         cut |= beyond > BEYOND_EDGE  # what is left of one that lacks much can have been taken for a dot of its own
+    laid = np.where(cut[:, None], with_necks, xyz)  # too little can be left of one to do without what a neck hides
     if cut.any() and not cut.all():
-        mean, of, laid = mean_dot(image, xyz[_inner(rim, missing)]), np.flatnonzero(cut), xyz.copy()
-        laid[of] = with_necks[of]  # too little can be left of a cut dot to do without what a neck hides
+        mean, of = mean_dot(image, xyz[_inner(rim, missing)]), np.flatnonzero(cut)
         laid = _recentred(image, laid, mean, of, dask=dask)
         if beyond is not None:
             vague = vagueness_beside_necks(image, xyz, template, necks, of=of, dask=dask).max(axis=1)
             far = np.linalg.norm((laid - xyz)[of], axis=1) > FAR_RECENTRE * image.diameter_nm
             cut[of] = (beyond[of] > BEYOND_RECENTRE) | (vague > VAGUE_RECENTRE) | far
-        xyz[cut] = laid[cut]
+    if cut.any():
+        xyz = np.where(cut[:, None], laid, xyz)
         missing = missing_core(image, xyz, template, dask=dask)
-    if beyond is not None:
-        at_edge = cut | (beyond_edge(image, xyz, template) > BEYOND_EDGE)
+    at_edge = cut | (rim & (missing > MISSING_CORE) if beyond is None else beyond > BEYOND_EDGE)
     table = pd.DataFrame({"score": score, "at_edge": at_edge, "recentred": cut, "missing": missing})
     table[["x_nm", "y_nm", "z_nm"]] = xyz
     # a pick beside a dot can end in it only when necks are left out or the mean dot is laid over it, the worse of two

@@ -5,7 +5,7 @@ Nothing is computed here but the bins of a histogram.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ def picks_on_slice(
     *,
     step_nm: float,
     labels: tuple[str, str],
-    edges: tuple[pd.DataFrame, ...] = (),
+    edges: Sequence[pd.DataFrame] = (),
 ) -> Figure:
     """A slice of the tomogram and of its correlation with the template, with the picks near it.
 
