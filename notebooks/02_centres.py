@@ -162,6 +162,7 @@ if image is not None:
     print("the bodies show no edge of a needle" if image.edge is None else
           f"{image.edge.share:.0%} of the rays outwards end on the edge of a needle, "
           f"{2 * image.edge.coefficients[0]:.1f} nm wide")  # fmt: skip
+    print(f"of {found['recentred'].sum()} cut dots the centre is that of the mean dot laid over what is left")
 else:
     found = dot_table.read_centres(given, name=getattr(description, description.enters_as).name)
 print(f"{len(found)} dots found, {found['at_edge'].sum()} of them flagged at_edge")
@@ -172,11 +173,7 @@ if image is not None:
     scores = templates.correlate(image, template)
     middle = image.values.shape[1] // 2
     near = found[found["y_nm"].abs() < diameter_nm / 2].rename(columns={"x_nm": "u_nm", "z_nm": "v_nm"})
-    edges = ()
-    if image.edge is not None:
-        z = np.linspace(*image.edge.heights_nm)
-        left, right = (way * image.edge.distance_nm(z, turn) for way, turn in ((-1, np.pi), (1, 0.0)))
-        edges = [pd.DataFrame({"u_nm": image.edge.axis_nm[0] + u, "v_nm": z}) for u in (left, right)]
+    edges = image.edge.outline() if image.edge is not None else ()
     fig = mapping_figures.picks_on_slice(
         image.values[:, middle], scores[:, middle], near, step_nm=image.step_nm, labels=("x", "z"), edges=edges
     )

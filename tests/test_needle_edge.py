@@ -41,6 +41,8 @@ def test_the_edge_is_found(needle):
     around = image.edge.around(xyz)
     depth = around[:, 2] - np.linalg.norm(around[:, :2], axis=1)
     np.testing.assert_allclose(depth, depth_nm(xyz), atol=0.06)
+    for way, line in zip((-1, 1), image.edge.outline(), strict=True):
+        np.testing.assert_allclose(line["u_nm"], AXIS_NM[0] + way * (RADIUS_NM + TAPER * line["v_nm"]), atol=0.06)
 
 
 @pytest.mark.parametrize("seed", [1, 6])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 #: Slices count with this part of the bodies that the fuller ones have: those of the film.
@@ -52,6 +53,12 @@ class NeedleEdge:
         """(N,) distances of the edge from the axis, nm, at heights z, nm, in directions from x towards y, radians."""
         z, angle = np.broadcast_arrays(np.asarray(z_nm, float), np.asarray(angle, float))
         return _terms(z, angle, self.heights_nm) @ self.coefficients
+
+    def outline(self) -> list[pd.DataFrame]:
+        """Two lines ``u_nm, v_nm``: x and z of the edge, nm, on either side of the axis."""
+        z = np.linspace(*self.heights_nm)
+        left, right = -self.distance_nm(z, np.pi), self.distance_nm(z, 0.0)
+        return [pd.DataFrame({"u_nm": self.axis_nm[0] + u, "v_nm": z}) for u in (left, right)]
 
     def around(self, xyz_nm) -> np.ndarray:
         """(N, 3) for points: x and y from the axis, and the distance of the edge from it in their direction, nm."""
