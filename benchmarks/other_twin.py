@@ -31,6 +31,7 @@ import pandas as pd
 from scipy.spatial.transform import Rotation
 
 from mesotomo_utils import lattice
+from mesotomo_utils.mapping.dot_table import SIGMA
 from mesotomo_utils.tomography.tilt_series import TiltSeries, save_tilt_series
 from mesotomo_utils.twin import compare
 
@@ -58,6 +59,10 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"given": 5.3, "edges_nm": (4.4, 5.4), "electrons": 200.0},
     "q13": {"seed": 7113, "dots": 550, "cell": (5.90, 6.40, 5.60, 101, 92, 96), "base": "Si", "cap": "C", "even": True}
     | {"gap": 0.45, "given": 4.7, "pixel_nm": 0.075, "electrons": 250.0},
+    "q14": {"seed": 7114, "dots": 590, "cell": (6.40, 6.10, 5.70, 88, 102, 97), "base": "Si", "cap": "Pt"}
+    | {"gap": 0.5, "given": 5.1, "pixel_nm": 0.08, "electrons": 300.0},
+    "q15": {"seed": 7115, "dots": 520, "cell": (5.60, 6.20, 6.50, 99, 86, 91), "base": "C", "cap": "C", "even": True}
+    | {"gap": 0.4, "given": 5.5, "anion": "Te", "lattice_nm": 0.646, "electrons": 350.0},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
 USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}
@@ -312,18 +317,20 @@ def row(name: str, run_dir: Path) -> dict[str, str]:
     """What a finished run and its truth say of each other, by the heads of the table's columns."""
     found, table = compare.compare_if_twin(run_dir)
     dots, necks, cell, aligned = (found[key] for key in ("dots", "necks", "cell", "alignment"))
-    whole = table[table["whole"]]
+    whole, cut = table[table["whole"]], table[~table["whole"]]
     true = pd.read_csv(run_dir / "truth" / "dots.csv").set_index("qd").loc[whole["qd_true"]]
     middle = np.linalg.norm(whole[ERROR].to_numpy() + true[XYZ].to_numpy() - true[PLANES].to_numpy(), axis=1)
     axes = np.column_stack(list(json.loads((run_dir / "truth" / "superlattice.json").read_text()).values()))
     layers = whole.groupby("layer_true")[ERROR].mean().to_numpy() @ (axes / np.linalg.norm(axes, axis=0))
     slopes = dots["neck_pull_nm_per_nm"].values()
     errors = [aligned[key] for key in ("shift_z_rms_px", "shift_u_rms_px", "angle_rms_deg", "axis_tilt_error_deg")]
+    of_cut = [(cut[error].abs() <= cut[sigma]).mean() for error, sigma in zip(ERROR, SIGMA, strict=True)]
     columns: dict[str, tuple[int, Any]] = {
         "whole dots, missed, spurious": (0, [dots[key] for key in ("dots_true", "missed", "spurious")]),
         "centres, median, 95 % (nm)": (3, [dots["centre_error_nm"][key] for key in ("median", "p95")]),
         "from the middle of planes": (3, np.quantile(middle, (0.5, 0.95))),
         "within σ along x, y, z (%)": (0, 100 * np.array(dots["centre_within_sigma"])),
+        "of cut dots (%)": (0, 100 * np.array(of_cut)),
         "worst layer along A, B, C (nm)": (3, np.abs(layers).max(axis=0)),
         "slope on necks / σ, A, B, C": (1, [slope["value"] / slope["sigma"] for slope in slopes]),
         "cell (nm, °)": (3, [cell["cell_length_error_nm"], cell["cell_angle_error_deg"]]),

@@ -36,7 +36,16 @@ import pandas as pd
 
 from mesotomo_utils import lattice
 from mesotomo_utils.analysis import statistics
-from mesotomo_utils.mapping import centres, dot_size, dot_table, missing_wedge, necks, superlattice, tilt_errors
+from mesotomo_utils.mapping import (
+    centre_errors,
+    centres,
+    dot_size,
+    dot_table,
+    missing_wedge,
+    necks,
+    superlattice,
+    tilt_errors,
+)
 from mesotomo_utils.mapping import template as templates
 from mesotomo_utils.mapping.model_film import model_film
 from mesotomo_utils.tomography.tomogram import open_tomogram
@@ -240,7 +249,7 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     files = [open_tomogram(results.path(run_dir, f"half_{name}.ome.zarr")) for name in ("even", "odd")]
     halves = [templates.body_image(file.data, file.voxel_nm, diameter_nm=diameter_nm, **at) for file in files]
     halves = [missing_wedge.fill_wedge(half, file.angles_deg) for half, file in zip(halves, files, strict=True)]
-    sigmas, differences = centres.half_set_sigmas(found, *halves, template, lopsided=lopsided, dask=dask)
+    sigmas, differences = centre_errors.half_set_sigmas(found, *halves, template, lopsided=lopsided, dask=dask)
     wedge_nm = missing_wedge.wedge_sigmas(found, image, template, tomogram.angles_deg)
     unseen_deg = tilt_errors.unseen_error_deg(results.read_table(run_dir, "alignment.csv"))
     tilts_nm = tilt_errors.tilt_sigmas(found[dot_table.POSITION], tomogram.angles_deg, unseen_deg)

@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from mesotomo_utils.lattice import axis_angle, cell_matrix, rigid_motion
-from mesotomo_utils.mapping import centre_fits, centres, sampling, template
+from mesotomo_utils.mapping import centre_errors, centre_fits, centres, sampling, template
 from mesotomo_utils.mapping.inversion import Inversion
 from mesotomo_utils.mapping.model_film import model_film
 from mesotomo_utils.mapping.necks import near_necks
@@ -148,7 +148,7 @@ def noisy():
         row = cKDTree(without[XYZ]).query(table[XYZ])[1]
         assert sorted(row) == list(range(27))
         errors.append(table[XYZ].to_numpy() - without[XYZ].to_numpy()[row])
-        sigma, difference = centres.half_set_sigmas(table, *halves, mean)
+        sigma, difference = centre_errors.half_set_sigmas(table, *halves, mean)
         sigmas.append(sigma.to_numpy())
         differences.append(difference.to_numpy())
     return np.array(errors), np.array(sigmas), np.array(differences)
@@ -192,14 +192,18 @@ def test_what_both_halves_share_grows_with_the_blur_of_the_facets():
     for blur_nm in (0.15, 0.35):
         image = template.body_image(film_of(blur_nm=blur_nm, noise=0.0).volume, 0.25, diameter_nm=5.0)
         table, mean = centres.find_centres(image)
-        sigma, difference = centres.half_set_sigmas(table, image, image, mean)
+        sigma, difference = centre_errors.half_set_sigmas(table, image, image, mean)
         np.testing.assert_allclose(difference, 0, atol=1e-6)
         widths.append(mean.facet_width_nm / 5)
         sigmas.append(sigma.to_numpy())
     assert widths[1] > 1.15 * widths[0]
     assert np.median(sigmas[1]) > 1.7 * np.median(sigmas[0])
     for width, sigma in zip(widths, sigmas, strict=True):
-        expected = 5 * np.array(centres.SHARED_DIAMETERS) * (width / centres.SHARP_DIAMETERS) ** centres.BLUR_POWER
+        expected = (
+            5
+            * np.array(centre_errors.SHARED_DIAMETERS)
+            * (width / centre_errors.SHARP_DIAMETERS) ** centre_errors.BLUR_POWER
+        )
         np.testing.assert_allclose(sigma, np.broadcast_to(expected, sigma.shape), rtol=0.02)
 
 
@@ -231,7 +235,7 @@ def test_a_lopsided_dot_is_as_far_off_as_is_said():
         distance, row = cKDTree(middles).query(table[XYZ])
         assert sorted(row) == list(range(27))
         error = table[XYZ].to_numpy() - middles[row]
-        sigma, _ = centres.half_set_sigmas(table, image, image, mean)
+        sigma, _ = centre_errors.half_set_sigmas(table, image, image, mean)
         told.append(np.median(sigma))
         if coverage:
             assert np.median(distance) < 0.075, "with hardly anything on one side counted, 0.086"
@@ -243,8 +247,8 @@ def test_the_less_is_seen_of_a_lopsided_dot_the_farther_off_it_can_be(found, mon
     _, image, table, mean = found
     variances = []
     for lopsided_nm in (0.0, 0.05):
-        monkeypatch.setattr(centres, "_lopsided", lambda *a, nm=lopsided_nm, **k: nm)
-        variances.append(centres.half_set_sigmas(table, image, image, mean)[0].to_numpy() ** 2)
+        monkeypatch.setattr(centre_errors, "_lopsided", lambda *a, nm=lopsided_nm, **k: nm)
+        variances.append(centre_errors.half_set_sigmas(table, image, image, mean)[0].to_numpy() ** 2)
     whole = ~table["recentred"].to_numpy()
     added = np.sqrt(variances[1] - variances[0])[whole]
     vague = centre_fits.vagueness_beside_necks(image, table[XYZ], mean, near_necks(image, table[XYZ]))[whole]
@@ -499,6 +503,6 @@ def test_a_gpu_tells_cut_dots_and_errors_the_same(gpu, found):
             for volume in (sum(volumes) / 2, *volumes)
         )
         table, mean = centres.find_centres(full)
-        tables.append(table.join(centres.half_set_sigmas(table, *halves, mean)[0]))
+        tables.append(table.join(centre_errors.half_set_sigmas(table, *halves, mean)[0]))
     assert tables[0]["recentred"].sum() >= 5
     pd.testing.assert_frame_equal(*tables, check_exact=False, rtol=1e-3, atol=1e-4)

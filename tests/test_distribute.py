@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from mesotomo_utils import distribute
 from mesotomo_utils.lattice import cell_matrix
-from mesotomo_utils.mapping import centre_fits, centres, necks, sampling, superlattice, template
+from mesotomo_utils.mapping import centre_errors, centre_fits, centres, necks, sampling, superlattice, template
 from mesotomo_utils.mapping.model_film import model_film
 from mesotomo_utils.tomography import reconstruction
 from mesotomo_utils.tomography.reconstruction import reconstruct
@@ -302,7 +302,7 @@ def test_a_cluster_finds_the_centres_and_necks_that_threads_find(address, tmp_pa
     def measured(dask):
         images = [template.body_image(f.data, f.voxel_nm, diameter_nm=5.0, dask=dask) for f in files]
         table, mean = centres.find_centres(images[0], dask=dask)
-        sigmas, _ = centres.half_set_sigmas(table, *images[1:], mean, dask=dask)
+        sigmas, _ = centre_errors.half_set_sigmas(table, *images[1:], mean, dask=dask)
         xyz = table[["x_nm", "y_nm", "z_nm"]].to_numpy()
         pairs = superlattice.neighbour_pairs(superlattice.index_superlattice(xyz))
         joints = necks.measure_necks(images[0], xyz, pairs, dask=dask)

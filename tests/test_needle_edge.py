@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from mesotomo_utils.lattice import cell_matrix
-from mesotomo_utils.mapping import centre_fits, centres, necks, needle_edge, template
+from mesotomo_utils.mapping import centre_errors, centre_fits, centres, necks, needle_edge, template
 from mesotomo_utils.mapping.model_film import model_film
 
 XYZ = ["x_nm", "y_nm", "z_nm"]
@@ -14,14 +14,19 @@ CELL = cell_matrix(6.2, 6.0, 5.8, 98, 95, 93)
 AXIS_NM, RADIUS_NM, TAPER = np.array([0.7, -0.4]), 14.6, 0.03
 
 
-@pytest.fixture(scope="module")
-def needle():
+def milled(**film):
     """(film, picture) of a film that is milled to a tapered needle."""
-    film = model_film(CELL, (7, 7, 3), edge_nm=4.9, voxel_nm=0.25, rng=np.random.default_rng(2), neck_nm=(2.5, 3.8))
+    film = {"counts": (7, 7, 3), "edge_nm": 4.9, "voxel_nm": 0.25, "neck_nm": (2.5, 3.8)} | film
+    film = model_film(CELL, **film, rng=np.random.default_rng(2))
     z, y, x = ((np.arange(n) - (n - 1) / 2) * film.voxel_nm for n in film.volume.shape)
     depth = RADIUS_NM + TAPER * z[:, None, None] - np.hypot(x - AXIS_NM[0], (y - AXIS_NM[1])[:, None])
     volume = film.volume / (1 + np.exp(-1.7 * depth / 0.15))
     return film, template.body_image(volume.astype(np.float32), film.voxel_nm, diameter_nm=5.0)
+
+
+@pytest.fixture(scope="module")
+def needle():
+    return milled()
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +99,30 @@ def test_of_two_centres_of_one_dot_the_recentred_one_goes():
     xyz = np.array([[0.0, 0, 0], [0.3, 0, 0]])
     missing, cut = np.array([0.02, 0.01]), np.array([False, True])
     assert centres._distinct(xyz, missing + cut, 1.0).tolist() == [True, False]
+
+
+def test_the_more_dots_differ_in_size_the_less_is_known_of_cut_ones():
+    told = []
+    for spread in (0.01, 0.06):
+        film, image = milled(edge_spread=spread)
+        table, mean = centres.find_centres(image)
+        distance, row = cKDTree(film.dots[XYZ]).query(table[XYZ])
+        error = np.abs(table[XYZ].to_numpy() - film.dots[XYZ].to_numpy()[row])
+        sigma = centre_errors.half_set_sigmas(table, image, image, mean)[0].to_numpy()
+        cut = table["recentred"].to_numpy() & (distance < 1)
+        assert cut.sum() >= 20
+        assert 0.5 < (error <= sigma)[cut].mean() < 0.85, f"of dots that differ by {spread}"
+        told.append(np.median(sigma[cut]))
+    assert told[1] > 2 * told[0]
+
+
+def test_what_is_missed_outwards_counts_outwards():
+    rng, outwards = np.random.default_rng(3), np.array([[1.0, 0.0], [0.0, 2.0], [-3.0, 3.0]])
+    angle = rng.uniform(0, 2 * np.pi, 4000)
+    away = np.column_stack([np.cos(angle), np.sin(angle)])
+    radial, across, along = rng.normal(0, [[0.3], [0.1], [0.05]], (3, 4000))
+    missed = np.column_stack([(radial * away.T + across * [-away[:, 1], away[:, 0]]).T, along])
+    sigma = centre_errors._along_axes(missed, away, outwards)
+    slanted = np.hypot(0.3, 0.1) / np.sqrt(2)
+    expected = [[0.3, 0.1, 0.05], [0.1, 0.3, 0.05], [slanted, slanted, 0.05]]
+    np.testing.assert_allclose(sigma, expected, rtol=0.05)

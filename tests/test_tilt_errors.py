@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from mesotomo_utils.lattice import cell_matrix
-from mesotomo_utils.mapping import centres, template, tilt_errors
+from mesotomo_utils.mapping import centre_errors, centres, template, tilt_errors
 from mesotomo_utils.mapping.centre_fits import refine_centres
 from mesotomo_utils.mapping.model_film import model_film
 from mesotomo_utils.tomography.alignment_fine import slow_angle_patterns
@@ -113,5 +113,5 @@ def test_a_strain_between_the_halves_is_no_scatter_of_the_centres(film):
         images = [template.body_image(v, film.voxel_nm, diameter_nm=5.0) for v in (volumes[0], odd)]
         if table is None:
             table, mean = centres.find_centres(images[0])
-        apart.append(centres.half_set_sigmas(table, *images, mean)[1].abs().median())
+        apart.append(centre_errors.half_set_sigmas(table, *images, mean)[1].abs().median())
     assert (apart[1] < 1.3 * apart[0]).all()

@@ -304,19 +304,52 @@ def recentre_cut(
     starts outwards; the best fit is taken.
     """
     found = np.array(xyz_nm, float).reshape(-1, 3)
+    found[of] = _laid_inside(image, found, mean, necks, axis_xy_nm, of, of, dask=dask)
+    return found
+
+
+def missed_as_if_cut(
+    image: BodyImage, xyz_nm, mean: Template, necks: pd.DataFrame, axis_xy_nm, *, of, like, dask: str | None = None
+) -> np.ndarray:
+    """How far :func:`recentre_cut` would miss the centres of whole dots, were they cut as others are.
+
+    Parameters
+    ----------
+    image, xyz_nm, mean, necks, axis_xy_nm, dask
+        As there.
+    of
+        (N,) rows of whole dots.
+    like
+        (N,) rows of cut ones: of each whole dot as much is left out as the needle's edge hides of this one.
+
+    Returns
+    -------
+    (N, 3) nm, along x, y, z.
+    """
+    xyz, of = np.asarray(xyz_nm, float).reshape(-1, 3), np.asarray(of)
+    return _laid_inside(image, xyz, mean, necks, axis_xy_nm, of, like, dask=dask) - xyz[of]
+
+
+def _laid_inside(
+    image: BodyImage, xyz: np.ndarray, mean: Template, necks: pd.DataFrame, axis_xy_nm, of, like, *, dask: str | None
+) -> np.ndarray:
+    """Where the mean dot lies over the inner side of dots, all left out that the edge hides of a dot like each."""
     overlay = Overlay(image, mean)
 
-    def refine(first: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        outwards = first * [1, 1, 0] - [*axis_xy_nm, 0]
+    def lay(first: np.ndarray, joints: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        outwards = (first + moved) * [1, 1, 0] - [*axis_xy_nm, 0]
         outwards /= np.maximum(np.linalg.norm(outwards, axis=1, keepdims=True), 1e-9)
         within = overlay.within(outwards, OUTER_DIAMETERS * image.diameter_nm)
+
+        def clear(at: np.ndarray) -> np.ndarray:
+            return within * overlay.beside(joints, at + moved)
+
         starts = [first + distance * image.diameter_nm * outwards for distance in (0.0, 0.1, 0.2, 0.3)]
-        ends = np.array([overlay.follow(at, OVERLAY_SCALES, within * overlay.beside(joints, at)) for at in starts])
-        left = [overlay.misfit(end, OVERLAY_SCALES[-1], within * overlay.beside(joints, end)) for end in ends]
+        ends = np.array([overlay.follow(at, OVERLAY_SCALES, clear(at)) for at in starts])
+        left = [overlay.misfit(end, OVERLAY_SCALES[-1], clear(end)) for end in ends]
         return ends[np.argmin(left, axis=0), np.arange(len(first))]
 
-    found[of] = _with_necks(refine, found, necks, of, image=image, dask=dask)
-    return found
+    return _with_necks(lay, xyz, necks, of, xyz[like] - xyz[of], image=image, dask=dask)
 
 
 def mean_dot_beside_necks(
@@ -364,10 +397,12 @@ def _unless_lost(found: np.ndarray, start: np.ndarray, image: BodyImage) -> np.n
     return np.where(lost[:, None], start, found)
 
 
-def _with_necks(function, xyz: np.ndarray, necks: pd.DataFrame, of=slice(None), *, image: BodyImage, dask: str | None):
-    """A function of points and their necks, applied to some rows of the dots by :func:`in_chunks`."""
+def _with_necks(
+    function, xyz: np.ndarray, necks: pd.DataFrame, of=slice(None), *others, image: BodyImage, dask: str | None
+) -> np.ndarray:
+    """A function of points, their necks and more of each, applied to some rows of the dots by :func:`in_chunks`."""
     _ = image.edge  # looked for once, as the sampler is
-    return in_chunks(function, xyz[of], _necks_of_dots(necks, xyz)[of], image=image, dask=dask)
+    return in_chunks(function, xyz[of], _necks_of_dots(necks, xyz)[of], *others, image=image, dask=dask)
 
 
 def _necks_of_dots(necks: pd.DataFrame, xyz: np.ndarray) -> np.ndarray:

@@ -20,16 +20,13 @@ import pandas as pd
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from mesotomo_utils import lattice
 from mesotomo_utils.backend import to_numpy
 from mesotomo_utils.mapping.centre_fits import (
-    LOST_DIAMETERS,
     LastFit,
     beyond_edge,
     centres_beside_necks,
     in_chunks,
     last_fit_beside_necks,
-    lopsided_beside_necks,
     mean_dot_beside_necks,
     recentre_cut,
     refine_centres,
@@ -37,7 +34,6 @@ from mesotomo_utils.mapping.centre_fits import (
     vagueness_beside_necks,
 )
 from mesotomo_utils.mapping.necks import near_necks
-from mesotomo_utils.mapping.sampling import to_index
 from mesotomo_utils.mapping.template import (
     SAME_DOT_DIAMETERS,
     BodyImage,
@@ -48,7 +44,6 @@ from mesotomo_utils.mapping.template import (
     mean_dot,
     peaks,
 )
-from mesotomo_utils.mapping.tilt_errors import without_strain
 
 #: A dot with more than this fraction beyond the needle's edge is cut by it.
 BEYOND_EDGE = 0.01
@@ -71,30 +66,8 @@ ASTRAY_DIAMETERS = 0.065
 ASTRAY_MEDIANS = 4.0
 #: A dot that leaving out its necks moves farther than this has them measured once more.
 MOVED_DIAMETERS = 0.01
-#: What of a half-set error stays when all tilts are there, noise aside. Half as many tilts leave streaks from dot to
-#: dot that the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the six below.
-HALF_SET_SHARE = 0.2
-#: Error that the noise of the tomogram leaves, which no other half cancels, in a dot all of which is seen: along x, y,
-#: z, in dot diameters over the noise in contrasts, as :func:`noise_contrast` measures it.
-NOISE_DIAMETERS = (0.0044, 0.0044, 0.0032)
-#: The errors of whole dots grow with this power of :func:`~.centre_fits.vagueness_beside_necks`: a little faster than
-#: what is left of their facets goes, since what is left is the part beside the necks.
-VAGUENESS_POWER = 1.2
-#: And what they have of being lopsided with this one: the fewer facets are seen, the fewer lopsided ones even out.
-LOPSIDED_POWER = 0.85
-#: Error that both halves share, along x, y, z, in dot diameters: of a centre of inversion, where the facets are blurred
-#: over SHARP_DIAMETERS; it grows with this power of their width, since a blurred neck or neighbour reaches farther.
-SHARED_DIAMETERS = (0.0005, 0.0005, 0.0003)
-SHARP_DIAMETERS = 0.129
-BLUR_POWER = 4.0
-#: The same of a recentred dot.
-RECENTRED_DIAMETERS = (0.0165, 0.0165, 0.011)
-#: Dots that are their own mirror images move up to so many diameters, for streaks and necks: that much is taken off.
-LOPSIDED_LEAST_DIAMETERS = 0.0008
 #: So many dots, or up to twice as many, tell how lopsided all are.
 SOME_DOTS = 200
-
-# --- centres ---------------------------------------------------------------------------------
 
 
 def missing_core(image: BodyImage, xyz_nm, template: Template, *, dask: str | None = None) -> np.ndarray:
@@ -202,19 +175,8 @@ def find_centres(
         xyz = _brought_back(image, xyz, template, inner, necks, last, dask=dask)
         missing = missing_core(image, xyz, template, dask=dask)
     beyond = beyond_edge(image, xyz, template)
-    cut = rim & (missing > _missing_of_cut(rim, missing))
-    if beyond is not None:
-        cut |= beyond > BEYOND_EDGE  # what is left of one that lacks much can have been taken for a dot of its own
-    laid = np.where(cut[:, None], with_necks, xyz)  # too little can be left of one to do without what a neck hides
-    if cut.any() and not cut.all():
-        mean, of = mean_dot(image, xyz[_inner(rim, missing)]), np.flatnonzero(cut)
-        laid = _recentred(image, laid, mean, of, dask=dask)
-        if beyond is not None:
-            vague = vagueness_beside_necks(image, xyz, template, necks, of=of, dask=dask).max(axis=1)
-            far = np.linalg.norm((laid - xyz)[of], axis=1) > FAR_RECENTRE * image.diameter_nm
-            cut[of] = (beyond[of] > BEYOND_RECENTRE) | (vague > VAGUE_RECENTRE) | far
+    xyz, cut = _cut_in_their_places(image, xyz, with_necks, template, missing, beyond, necks, dask=dask)
     if cut.any():
-        xyz = np.where(cut[:, None], laid, xyz)
         missing = missing_core(image, xyz, template, dask=dask)
     at_edge = cut | (rim & (missing > MISSING_CORE) if beyond is None else beyond > BEYOND_EDGE)
     table = pd.DataFrame({"score": score, "at_edge": at_edge, "recentred": cut, "missing": missing})
@@ -226,6 +188,33 @@ def find_centres(
     table = table.reset_index(drop=True)
     table.attrs["last_fit"] = last
     return table, template
+
+
+def _cut_in_their_places(
+    image: BodyImage,
+    xyz: np.ndarray,
+    with_necks: np.ndarray,
+    template: Template,
+    missing: np.ndarray,
+    beyond: np.ndarray | None,
+    necks: pd.DataFrame,
+    *,
+    dask: str | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres, those of the dots of which too much is cut where the mean dot lies; and which these are."""
+    rim = on_rim(xyz, image.diameter_nm)
+    cut = rim & (missing > _missing_of_cut(rim, missing))
+    if beyond is not None:
+        cut |= beyond > BEYOND_EDGE  # what is left of one that lacks much can have been taken for a dot of its own
+    laid = np.where(cut[:, None], with_necks, xyz)  # too little can be left of one to do without what a neck hides
+    if cut.any() and not cut.all():
+        mean, of = mean_dot(image, xyz[_inner(rim, missing)]), np.flatnonzero(cut)
+        laid = _recentred(image, laid, mean, of, dask=dask)
+        if beyond is not None:
+            vague = vagueness_beside_necks(image, xyz, template, necks, of=of, dask=dask).max(axis=1)
+            far = np.linalg.norm((laid - xyz)[of], axis=1) > FAR_RECENTRE * image.diameter_nm
+            cut[of] = (beyond[of] > BEYOND_RECENTRE) | (vague > VAGUE_RECENTRE) | far
+    return np.where(cut[:, None], laid, xyz), cut
 
 
 def _inner(rim: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -248,7 +237,7 @@ def _without_necks(
     necks = near_necks(image, xyz, dask=dask)
     clear = centres_beside_necks(image, xyz, template, necks, dask=dask)
     inner = _inner(on_rim(clear, image.diameter_nm), np.zeros(len(clear)))
-    some = _some(np.flatnonzero(inner))
+    some = some_of(np.flatnonzero(inner))
     last = last_fit_beside_necks(image, clear, template, necks, of=some, dask=dask) if lopsided else None
     far = np.flatnonzero(np.linalg.norm(clear - xyz, axis=1) > MOVED_DIAMETERS * image.diameter_nm)
     if far.size:
@@ -258,7 +247,7 @@ def _without_necks(
     return clear, necks, last
 
 
-def _some(rows: np.ndarray) -> np.ndarray:
+def some_of(rows: np.ndarray) -> np.ndarray:
     """Of many rows of dots as many as tell what all are like."""
     return rows[:: max(1, len(rows) // SOME_DOTS)]
 
@@ -320,142 +309,3 @@ def _distinct(xyz: np.ndarray, missing: np.ndarray, distance_nm: float) -> np.nd
         if keep[first] and keep[second]:
             keep[second if missing[first] <= missing[second] else first] = False
     return keep
-
-
-# --- uncertainty -----------------------------------------------------------------------------
-
-
-def half_set_sigmas(
-    table: pd.DataFrame,
-    even: BodyImage,
-    odd: BodyImage,
-    template: Template,
-    *,
-    lopsided: bool = True,
-    dask: str | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Standard deviation of every centre, from tomograms of the even and of the odd tilts.
-
-    Parameters
-    ----------
-    table
-        Centres from :func:`find_centres`.
-    even, odd
-        The tomograms of bodies of the two halves of the tilts.
-    template
-        The mean dot.
-    lopsided
-        As in :func:`find_centres`.
-    dask
-        As in :func:`~.centre_fits.refine_centres`.
-
-    Returns
-    -------
-    sigmas
-        DataFrame with ``sigma_x_nm, sigma_y_nm, sigma_z_nm``, a row a dot.
-    differences
-        DataFrame with ``dx_nm, dy_nm, dz_nm``: even minus odd, after one rigid motion and one strain across the tilt
-        axis between the two halves are taken off (the halves are aligned separately, each with its own tilt errors).
-
-    Notes
-    -----
-    Noise model, along each axis: one standard deviation for recentred dots, and one for whole dots, times a factor for
-    what necks, neighbours and noise hide of each dot's facets (:func:`~.centre_fits.vagueness_beside_necks`). Both are
-    pooled over all dots by the median absolute difference; the mean of two halves has half the standard deviation of
-    their difference, of which :data:`HALF_SET_SHARE` is an error of the whole: that holds for streaks of missing tilts.
-    What the noise of the whole leaves in whole dots is added (:data:`NOISE_DIAMETERS`), its strength read off the
-    difference of the halves around the dots (:func:`noise_contrast`). What both halves share (the size of a cut dot, a
-    neighbour that pulls, the more so the more the facets are blurred) does not show in the difference; it is added as
-    measured on twins. Nor does it show that a dot is no mirror image of itself, with more atoms on one side. That moves
-    its centre with the weight that these have in the fit, in both halves alike: how far it does, over the dots and
-    axes, is about how far the centre that is found is off for that, and added for whole dots, more where less of a dot
-    is seen (:func:`~.centre_fits.lopsided_beside_necks`). No σ exceeds :data:`~.centre_fits.LOST_DIAMETERS`, for no fit
-    leads farther. For a wedge of missing tilts see :func:`mesotomo_utils.mapping.missing_wedge.wedge_sigmas`, for
-    errors of the tilts themselves :func:`mesotomo_utils.mapping.tilt_errors.tilt_sigmas`.
-    """
-    start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
-    cut = table["recentred"].to_numpy(bool)
-    axis = np.median(start[:, :2], axis=0)
-    necks = near_necks(even, start, dask=dask)  # where they are, one half tells well enough for both
-    whole = np.flatnonzero(~cut)
-    some = _some(whole)
-    last = last_fit_beside_necks(even, start, template, necks, of=some, dask=dask) if lopsided else None
-    ends, known = [], []
-    for half in (even, odd):
-        end = centres_beside_necks(half, start, template, necks, last=last, dask=dask)
-        known.append(vagueness_beside_necks(half, end, template, necks, of=whole, dask=dask) ** -2)
-        if cut.any() and not cut.all():
-            mean, end[cut] = mean_dot(half, end[~cut]), start[cut]
-            end = recentre_cut(half, end, mean, necks, axis, of=np.flatnonzero(cut), dask=dask)
-        ends.append(end)
-    rotation, shift = lattice.rigid_motion(ends[1], ends[0])
-    difference = without_strain(start, ends[0] - (ends[1] @ rotation.T + shift))
-    vagueness = np.ones(start.shape)
-    vagueness[whole] = np.mean(known, axis=0) ** -0.5
-    vague = vagueness**VAGUENESS_POWER
-    each, sigma = difference / vague, np.full(start.shape, np.nan)
-    for group in (cut, ~cut):
-        # Too few of one kind say nothing: they share the value of all.
-        pool = each[group] if group.sum() >= 10 else each
-        if group.any() and len(pool) >= 3:
-            sigma[group] = HALF_SET_SHARE * 1.4826 * np.median(np.abs(pool), axis=0) / 2 * vague[group]
-    diameter = even.diameter_nm
-    of_noise = noise_contrast(even, odd, start) * np.array(NOISE_DIAMETERS) * vague
-    one_sided = _lopsided(even, odd, ends, template, necks, some, dask=dask)
-    one_sided *= (vagueness / np.median(vagueness[whole] if len(whole) else 1)) ** LOPSIDED_POWER
-    blur = (template.facet_width_nm / (SHARP_DIAMETERS * diameter)) ** BLUR_POWER
-    shared = np.hypot(blur * np.array(SHARED_DIAMETERS), of_noise)
-    shared = np.where(cut[:, None], RECENTRED_DIAMETERS, shared) * diameter
-    sigma = np.hypot(np.hypot(sigma, shared), np.where(cut[:, None], 0, one_sided))
-    sigma = np.minimum(sigma, LOST_DIAMETERS * diameter)
-    return (
-        pd.DataFrame(sigma, columns=["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]),
-        pd.DataFrame(difference, columns=["dx_nm", "dy_nm", "dz_nm"]),
-    )
-
-
-def _lopsided(
-    even: BodyImage,
-    odd: BodyImage,
-    ends: list[np.ndarray],
-    template: Template,
-    necks: pd.DataFrame,
-    some: np.ndarray,
-    *,
-    dask: str | None,
-) -> float:
-    """How far whole dots, some of which are given, are off along any axis for not being their own mirror images, nm."""
-    if not len(some):
-        return 0.0
-    first, second = (
-        lopsided_beside_necks(half, at, template, necks, of=some, dask=dask)
-        for half, at in zip((even, odd), ends, strict=True)
-    )
-    # what both halves agree in: noise moves each its own way
-    both, noise = (1.4826 * float(np.median(np.abs(part))) / 2 for part in (first + second, first - second))
-    least = LOPSIDED_LEAST_DIAMETERS * even.diameter_nm
-    return max(both**2 - noise**2 - least**2, 0.0) ** 0.5
-
-
-def noise_contrast(even: BodyImage, odd: BodyImage, xyz_nm) -> float:
-    """Noise of the tomogram of all tilts around the dots, in units of their contrast.
-
-    Parameters
-    ----------
-    even, odd
-        The tomograms of bodies of the two halves of the tilts.
-    xyz_nm
-        (N, 3) centres of dots, nm.
-
-    Returns
-    -------
-    1.48 times the median absolute second difference along z of half the difference of the halves, in a cube around
-    each dot. Along the tilt axis neighbouring voxels differ by noise alone: streaks run across it.
-    """
-    difference = (even.values - odd.values) / 2
-    near = np.zeros(difference.shape, bool)
-    half = even.half_box * 4 // 5
-    for z, y, x in np.rint(to_index(xyz_nm, difference.shape, even.step_nm)).astype(int):
-        near[max(z - half, 0) : z + half + 1, max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1] = True
-    bend = np.diff(difference, n=2, axis=0)[near[1:-1]]
-    return float(1.4826 * np.median(np.abs(bend)))

@@ -64,6 +64,6 @@ class Overlay:
         return at
 
     def misfit(self, at: np.ndarray, scale: float, weights: np.ndarray) -> np.ndarray:
-        """(N,) fraction of the weights where the dot at each of (N, 3) points is not the mean dot."""
-        square = (self._residual(at) / scale) ** 2
-        return to_numpy((weights * square / (1 + square)).sum(axis=1) / weights.sum(axis=1))
+        """(N,) fraction of the weights where the dot at each of (N, 3) points is not the mean dot; 1 of no weights."""
+        alike = weights / (1 + (self._residual(at) / scale) ** 2)
+        return 1 - to_numpy(alike.sum(axis=1) / self._xp.maximum(weights.sum(axis=1), 1e-9))
