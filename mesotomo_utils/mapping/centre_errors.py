@@ -44,8 +44,8 @@ SHARP_DIAMETERS = 0.129
 BLUR_POWER = 4.0
 #: Dots that are their own mirror images move up to so many diameters, for streaks and necks: that much is taken off.
 LOPSIDED_LEAST_DIAMETERS = 0.0008
-#: So many whole dots at least tell how far off the mean dot lies on cut ones: by this part of what these are missed by.
-LEAST_AS_IF_CUT, ONE_SIGMA = 60, 0.683
+#: σ of recentred dots is what this part of whole ones is missed by at most, cut like them.
+ONE_SIGMA = 0.683
 
 
 def half_set_sigmas(
@@ -106,6 +106,7 @@ def half_set_sigmas(
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
     whole, axis = np.flatnonzero(~cut), np.median(start[:, :2], axis=0)
+    off_edge = np.flatnonzero(~table["at_edge"])
     necks = near_necks(even, start, dask=dask)  # where they are, one half tells well enough for both
     some = some_of(whole)
     last = last_fit_beside_necks(even, start, template, necks, of=some, dask=dask) if lopsided else None
@@ -115,9 +116,11 @@ def half_set_sigmas(
         known.append(vagueness_beside_necks(half, end, template, necks, of=whole, dask=dask) ** -2)
         if cut.any() and len(whole):
             mean, end[cut] = mean_dot(half, end[whole]), start[cut]
-            end = recentre_cut(half, end, mean, necks, axis, of=np.flatnonzero(cut), dask=dask)
-            of, like = _as_if_cut(table)
-            missed.append(missed_as_if_cut(half, end, mean, necks, axis, of=of, like=like, dask=dask))
+            of = np.flatnonzero(cut)
+            end = recentre_cut(half, end, mean, necks, axis, of=of, dask=dask)
+            tell = off_edge if len(off_edge) else whole
+            miss, like = missed_as_if_cut(half, end, mean, necks, axis, whole=tell, cut=of, dask=dask)
+            missed.append(miss)
         ends.append(end)
     vagueness = np.ones(start.shape)
     vagueness[whole] = np.mean(known, axis=0) ** -0.5
@@ -147,16 +150,6 @@ def half_set_sigmas(
         pd.DataFrame(sigma, columns=["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]),
         pd.DataFrame(difference, columns=["dx_nm", "dy_nm", "dz_nm"]),
     )
-
-
-def _as_if_cut(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of whole dots, all over the sample, and of the recentred ones that they are cut like: each at least once."""
-    cut = np.flatnonzero(table["recentred"])
-    whole = np.flatnonzero(~table["at_edge"])
-    if not len(whole):
-        whole = np.flatnonzero(~table["recentred"])
-    like = np.resize(cut, max(len(cut), LEAST_AS_IF_CUT))
-    return whole[np.linspace(0, len(whole) - 1, len(like)).round().astype(int)], like
 
 
 def _along_axes(missed: np.ndarray, away: np.ndarray, of: np.ndarray) -> np.ndarray:

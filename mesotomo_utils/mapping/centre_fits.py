@@ -51,6 +51,8 @@ START_DIAMETERS = 0.13
 _CHUNK = {"cpu": 32, "cuda": 256}
 #: Of a cut dot, the part farther out than this from its centre is left out of the fit.
 OUTER_DIAMETERS = 0.2
+#: So many whole dots at least tell how far off the mean dot lies on cut ones.
+LEAST_AS_IF_CUT = 60
 
 
 def refine_centres(
@@ -309,25 +311,29 @@ def recentre_cut(
 
 
 def missed_as_if_cut(
-    image: BodyImage, xyz_nm, mean: Template, necks: pd.DataFrame, axis_xy_nm, *, of, like, dask: str | None = None
-) -> np.ndarray:
+    image: BodyImage, xyz_nm, mean: Template, necks: pd.DataFrame, axis_xy_nm, *, whole, cut, dask: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """How far :func:`recentre_cut` would miss the centres of whole dots, were they cut as others are.
 
     Parameters
     ----------
     image, xyz_nm, mean, necks, axis_xy_nm, dask
         As there.
-    of
-        (N,) rows of whole dots.
-    like
-        (N,) rows of cut ones: of each whole dot as much is left out as the needle's edge hides of this one.
+    whole, cut
+        Rows of whole dots, and of cut ones.
 
     Returns
     -------
-    (N, 3) nm, along x, y, z.
+    missed
+        (n, 3) nm, along x, y, z, of at least :data:`LEAST_AS_IF_CUT` whole dots from all over the sample.
+    like
+        (n,) the row of the cut dot that each was taken to be cut like, every one of them at least once: as much is
+        left out as the needle's edge hides of that one.
     """
-    xyz, of = np.asarray(xyz_nm, float).reshape(-1, 3), np.asarray(of)
-    return _laid_inside(image, xyz, mean, necks, axis_xy_nm, of, like, dask=dask) - xyz[of]
+    xyz, whole, cut = np.asarray(xyz_nm, float).reshape(-1, 3), np.asarray(whole), np.asarray(cut)
+    like = np.resize(cut, max(len(cut), LEAST_AS_IF_CUT))
+    of = whole[np.linspace(0, len(whole) - 1, len(like)).round().astype(int)]
+    return _laid_inside(image, xyz, mean, necks, axis_xy_nm, of, like, dask=dask) - xyz[of], like
 
 
 def _laid_inside(

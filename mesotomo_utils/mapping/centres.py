@@ -28,6 +28,7 @@ from mesotomo_utils.mapping.centre_fits import (
     in_chunks,
     last_fit_beside_necks,
     mean_dot_beside_necks,
+    missed_as_if_cut,
     recentre_cut,
     refine_centres,
     rough_centres,
@@ -48,9 +49,9 @@ from mesotomo_utils.mapping.template import (
 #: A dot with more than this fraction beyond the needle's edge is cut by it.
 BEYOND_EDGE = 0.01
 #: With more than this beyond it, or where hardly more than one of two opposite facets is left
-#: (:func:`~.centre_fits.vagueness_beside_necks`), or where the mean dot laid over what is left lies so many diameters
-#: away, that is taken for its centre.
-BEYOND_RECENTRE, VAGUE_RECENTRE, FAR_RECENTRE = 0.2, 20.0, 0.2
+#: (:func:`~.centre_fits.vagueness_beside_necks`), or where the mean dot laid over what is left lies so many times as
+#: far off as half of the whole ones are missed by, cut like them, that is taken for its centre.
+BEYOND_RECENTRE, VAGUE_RECENTRE, FAR_RECENTRE = 0.2, 20.0, 5.0
 #: Where the bodies show no edge, the same of a dot on the rim with more than this fraction of its core missing,
 MISSING_CORE = 0.01
 #: and with more than this, and more than this share of the dots off the rim lack by their shape.
@@ -209,10 +210,13 @@ def _cut_in_their_places(
     laid = np.where(cut[:, None], with_necks, xyz)  # too little can be left of one to do without what a neck hides
     if cut.any() and not cut.all():
         mean, of = mean_dot(image, xyz[_inner(rim, missing)]), np.flatnonzero(cut)
-        laid = _recentred(image, laid, mean, of, dask=dask)
+        axis = np.median(laid[:, :2], axis=0)
+        laid = _recentred(image, laid, mean, of, axis, dask=dask)
         if beyond is not None:
             vague = vagueness_beside_necks(image, xyz, template, necks, of=of, dask=dask).max(axis=1)
-            far = np.linalg.norm((laid - xyz)[of], axis=1) > FAR_RECENTRE * image.diameter_nm
+            missed, _ = missed_as_if_cut(image, laid, mean, necks, axis, whole=np.flatnonzero(~cut), cut=of, dask=dask)
+            usual = np.median(np.linalg.norm(missed, axis=1))
+            far = np.linalg.norm((laid - xyz)[of], axis=1) > FAR_RECENTRE * usual
             cut[of] = (beyond[of] > BEYOND_RECENTRE) | (vague > VAGUE_RECENTRE) | far
     return np.where(cut[:, None], laid, xyz), cut
 
@@ -292,11 +296,12 @@ def _brought_back(
     return found
 
 
-def _recentred(image: BodyImage, xyz: np.ndarray, mean: Template, cut: np.ndarray, *, dask: str | None) -> np.ndarray:
+def _recentred(
+    image: BodyImage, xyz: np.ndarray, mean: Template, cut: np.ndarray, axis: np.ndarray, *, dask: str | None
+) -> np.ndarray:
     """Centres with those of the cut dots before they were cut: only from there their necks can be measured, and left
     out.
     """
-    axis = np.median(xyz[:, :2], axis=0)
     none = pd.DataFrame({"qd_1": [], "qd_2": [], "diameter_nm": [], "away": []})
     xyz = recentre_cut(image, xyz, mean, none, axis, of=cut, dask=dask)
     return recentre_cut(image, xyz, mean, near_necks(image, xyz, of=cut, dask=dask), axis, of=cut, dask=dask)
