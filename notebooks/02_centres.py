@@ -226,7 +226,11 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # from dot to dot that the other half cancels: a fifth of that standard deviation is an error of the whole. Noise
 # is not cancelled by the other half: what it leaves in a centre is added, in proportion to its strength around the dots.
 # And what both halves share does not show in their difference: little for whole dots of sharp facets, more where these
-# are blurred; a cut dot's centre rests on the mean size of the others, and its σ is nearly all of this kind.
+# are blurred.
+#
+# Where the mean dot was laid over what the needle's edge has left of one, its centre is off by as much as the dots differ
+# from their mean. How much that is the whole dots tell: as much is left out of them as the edge hides of the cut ones, and the
+# mean dot is laid over the rest. By how far it misses their centres, outwards, across and along the needle's axis, is σ.
 #
 # A dot need not be its own mirror image: half a layer of atoms on one facet, a corner cut deeper than the one opposite.
 # Then its centre of mass is not quite where it is most symmetric, and both halves agree on the wrong place. How lopsided
@@ -255,6 +259,8 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     tilts_nm = tilt_errors.tilt_sigmas(found[dot_table.POSITION], tomogram.angles_deg, unseen_deg)
     found = found.assign(**np.hypot(np.hypot(sigmas, wedge_nm), tilts_nm))
     added = f"{wedge_nm.round(3)} nm along x, y, z" if wedge_nm.any() else "nothing, none is missing"
+    whole, placed = (sigmas[found["recentred"] == kind].median().round(3).tolist() for kind in (False, True))
+    print(f"σ along x, y, z, median: {whole} nm; of dots that the mean dot places {placed} nm")
     print(f"added to σ for a wedge of missing tilts: {added}")
     print(f"and for errors of the tilts, {unseen_deg:.3f}° rms, that no alignment sees: up to {tilts_nm.max():.4f} nm, at the rim")
 found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)  # NaN without halves

@@ -106,7 +106,7 @@ def half_set_sigmas(
     start = table[["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     cut = table["recentred"].to_numpy(bool)
     whole, axis = np.flatnonzero(~cut), np.median(start[:, :2], axis=0)
-    off_edge = np.flatnonzero(~table["at_edge"])
+    tell = whole if table["at_edge"].all() else np.flatnonzero(~table["at_edge"])
     necks = near_necks(even, start, dask=dask)  # where they are, one half tells well enough for both
     some = some_of(whole)
     last = last_fit_beside_necks(even, start, template, necks, of=some, dask=dask) if lopsided else None
@@ -118,7 +118,6 @@ def half_set_sigmas(
             mean, end[cut] = mean_dot(half, end[whole]), start[cut]
             of = np.flatnonzero(cut)
             end = recentre_cut(half, end, mean, necks, axis, of=of, dask=dask)
-            tell = off_edge if len(off_edge) else whole
             miss, like = missed_as_if_cut(half, end, mean, necks, axis, whole=tell, cut=of, dask=dask)
             missed.append(miss)
         ends.append(end)
@@ -127,12 +126,6 @@ def half_set_sigmas(
     vague = vagueness**VAGUENESS_POWER
     rotation, shift = lattice.rigid_motion(ends[1], ends[0])
     difference = without_strain(start, ends[0] - (ends[1] @ rotation.T + shift))
-    each, sigma = difference / vague, np.full(start.shape, np.nan)
-    for group in (cut, ~cut):
-        # Too few of one kind say nothing: they share the value of all.
-        pool = each[group] if group.sum() >= 10 else each
-        if group.any() and len(pool) >= 3:
-            sigma[group] = HALF_SET_SHARE * 1.4826 * np.median(np.abs(pool), axis=0) / 2 * vague[group]
     diameter = even.diameter_nm
     of_noise = noise_contrast(even, odd, start) * np.array(NOISE_DIAMETERS) * vague
     blur = (template.facet_width_nm / (SHARP_DIAMETERS * diameter)) ** BLUR_POWER
@@ -145,27 +138,39 @@ def half_set_sigmas(
         shared[cut] = _along_axes(np.mean(missed, axis=0), away[like], away[cut])
     elif cut.any():
         shared[cut] = np.inf  # there is no whole dot to tell
-    sigma = np.minimum(np.hypot(sigma, shared), LOST_DIAMETERS * diameter)
+    sigma = np.minimum(np.hypot(_of_half_sets(difference, vague, cut), shared), LOST_DIAMETERS * diameter)
     return (
         pd.DataFrame(sigma, columns=["sigma_x_nm", "sigma_y_nm", "sigma_z_nm"]),
         pd.DataFrame(difference, columns=["dx_nm", "dy_nm", "dz_nm"]),
     )
 
 
+def _of_half_sets(difference: np.ndarray, vague: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    """(N, 3) σ that (N, 3) half-set differences tell of, in proportion to how vaguely each dot is seen."""
+    each, sigma = difference / vague, np.full(difference.shape, np.nan)
+    for group in (cut, ~cut):
+        # Too few of one kind say nothing: they share the value of all.
+        pool = each[group] if group.sum() >= 10 else each
+        if group.any() and len(pool) >= 3:
+            sigma[group] = HALF_SET_SHARE * 1.4826 * np.median(np.abs(pool), axis=0) / 2 * vague[group]
+    return sigma
+
+
 def _along_axes(missed: np.ndarray, away: np.ndarray, of: np.ndarray) -> np.ndarray:
     """(m, 3) σ along x, y, z of dots that lie in (m, 2) directions from the needle's axis, from how far others, in
     (n, 2) directions, were (n, 3) missed: outwards, across and along that axis alike for all.
     """
-    (x, y), (out_x, out_y) = (each.T / np.linalg.norm(each, axis=1) for each in (away, of))
-    turned = missed[:, 0] * x + missed[:, 1] * y, missed[:, 1] * x - missed[:, 0] * y, missed[:, 2]
+    c, s = _cos_sin(away)
+    turned = missed[:, 0] * c + missed[:, 1] * s, missed[:, 1] * c - missed[:, 0] * s, missed[:, 2]
     outwards, across, along = (np.quantile(np.abs(part), ONE_SIGMA) for part in turned)
-    return np.column_stack(
-        [
-            np.hypot(outwards * out_x, across * out_y),
-            np.hypot(outwards * out_y, across * out_x),
-            np.full(len(of), along),
-        ]
-    )
+    c, s = _cos_sin(of)
+    x, y = np.hypot(outwards * c, across * s), np.hypot(outwards * s, across * c)
+    return np.column_stack([x, y, np.full(len(of), along)])
+
+
+def _cos_sin(away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    angle = np.arctan2(away[:, 1], away[:, 0])
+    return np.cos(angle), np.sin(angle)
 
 
 def _lopsided(
