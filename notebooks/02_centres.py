@@ -259,8 +259,8 @@ if image is not None and all(results.exists(run_dir, f"half_{name}.ome.zarr") fo
     tilts_nm = tilt_errors.tilt_sigmas(found[dot_table.POSITION], tomogram.angles_deg, unseen_deg)
     found = found.assign(**np.hypot(np.hypot(sigmas, wedge_nm), tilts_nm))
     added = f"{wedge_nm.round(3)} nm along x, y, z" if wedge_nm.any() else "nothing, none is missing"
-    whole, placed = (sigmas[found["recentred"] == kind].median().round(3).tolist() for kind in (False, True))
-    print(f"σ along x, y, z, median: {whole} nm; of dots that the mean dot places {placed} nm")
+    print("σ, median, of dots that have their own centre, and of those that the mean dot places:")
+    print(sigmas.groupby(found["recentred"]).median().round(3).to_string())
     print(f"added to σ for a wedge of missing tilts: {added}")
     print(f"and for errors of the tilts, {unseen_deg:.3f}° rms, that no alignment sees: up to {tilts_nm.max():.4f} nm, at the rim")
 found.reindex(columns=list(dot_table.SIGMA)).astype(float).describe().T.round(4)  # NaN without halves
