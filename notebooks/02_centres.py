@@ -60,7 +60,7 @@ sample = "runs/small/input/sample.yaml"  # the sample file of the run
 run_dir = "runs/small"  # the run folder
 device = "auto"  # auto, cpu or cuda: of the picture of whole dots and all that is read from it
 dask = None  # address of a Dask scheduler whose workers take slabs, dots and necks, not template, wedge and indices
-whole_lacks = 0.1  # a dot counts as whole if no more than this fraction of its core is missing
+whole_lacks = 0.1  # a dot counts as whole if no more than this fraction lies beyond the needle's edge, or is missing
 neck_threshold = 0.46  # contour of a neck between the level of the gap beside it and its own
 n_resamples = 500  # bootstrap draws for each interval
 seed = 2  # of the bootstrap and of the known case
@@ -189,10 +189,11 @@ if image is not None:
     results.save_figure(fig, run_dir, "correlation_picks", near[["u_nm", "v_nm", "score", "at_edge"]])
 
 # %% [markdown]
-# A dot is flagged `at_edge` where more than 1 % of the mean dot's body, put there, lies beyond.
-# Where there is no such edge, as in a piece of a film, it is one on the rim of which more than 1 % of the core is missing;
-# the core is the mask less 0.06 diameters. That is more liberal, for noise and size alone leave up to 4 % missing deep
-# inside (panel b). As *whole* we count dots with at most a tenth of the core missing (`whole_lacks`).
+# A dot is flagged `at_edge` where more than 1 % of the mean dot, put there, lies beyond. As *whole* we count dots with at
+# most a tenth beyond (`whole_lacks`).
+# Where there is no such edge, as in a piece of a film, what is missing of a dot's core tells instead, the core being the
+# mask less 0.06 diameters: more than 1 % of a dot on the rim, and a tenth. That is more liberal, for noise and size alone
+# leave up to 4 % missing deep inside (panel b).
 #
 # Of a dot that is cut a little, enough pairs of opposite facets are left to be its own mirror image. What is left of one
 # with more than a fifth beyond the edge has its middle further in than the dot had, and one that lost a whole facet is its
@@ -204,10 +205,11 @@ if image is not None:
 # %%
 if image is not None:
     fig = mapping_figures.scores_and_cuts(found)
-    results.save_figure(fig, run_dir, "scores", found[["score", "missing", "at_edge"]])
+    results.save_figure(fig, run_dir, "scores", found[["score", "missing", "beyond", "at_edge"]])
 
 # %%
-whole = found["missing"] <= whole_lacks if "missing" in found else pd.Series(True, index=found.index)
+lacks = found["beyond"].fillna(found["missing"]) if "missing" in found else pd.Series(0.0, index=found.index)
+whole = lacks <= whole_lacks
 counted = f"at least {100 * (1 - whole_lacks):.0f} % there" if image is not None else "whole: a table does not say"
 print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 

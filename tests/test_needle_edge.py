@@ -39,6 +39,14 @@ def depth_nm(xyz):
     return RADIUS_NM + TAPER * xyz[:, 2] - np.linalg.norm(xyz[:, :2] - AXIS_NM, axis=1)
 
 
+def cut_away(xyz):
+    """Part of dots as large as the film's, turned as its cell, that lies beyond the edge."""
+    u, _, vt = np.linalg.svd(CELL)
+    cube = np.stack(np.meshgrid(*[(np.arange(30) + 0.5) / 30 - 0.5] * 3, indexing="ij"), -1).reshape(-1, 3)
+    dot = 4.9 * cube[np.abs(cube).sum(axis=1) < 1.2] @ (u @ vt).T
+    return np.array([(depth_nm(centre + dot) < 0).mean() for centre in xyz])
+
+
 def test_the_edge_is_found(needle):
     film, image = needle
     xyz = film.dots[XYZ].to_numpy()
@@ -73,6 +81,10 @@ def test_dots_that_are_cut_a_little_are_where_they_were(needle, table):
     assert cut.sum() >= 8
     assert np.median(distance[cut]) < 0.03, "0.06 with what is beyond the edge looked at"
     assert table["at_edge"].to_numpy()[row[cut]].all()
+    there = distance < 1
+    lacks, gone = table["beyond"].to_numpy()[row[there]], cut_away(xyz[there])
+    np.testing.assert_allclose(lacks, gone, atol=0.07)
+    assert np.corrcoef(lacks, gone)[0, 1] > 0.99
 
 
 def test_what_is_left_of_a_neighbour_and_its_neck_are_seen(needle, table):

@@ -266,7 +266,7 @@ def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | N
 
 
 def beyond_edge(image: BodyImage, xyz_nm, template: Template) -> np.ndarray | None:
-    """Fraction of each dot's body that lies beyond the needle's edge.
+    """Fraction of the mean dot that lies beyond the needle's edge, laid over each dot.
 
     Parameters are those of :func:`refine_centres`.
 

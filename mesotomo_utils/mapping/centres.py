@@ -146,11 +146,11 @@ def find_centres(
 
     Returns
     -------
-    DataFrame with ``x_nm, y_nm, z_nm``, ``score`` (normalised correlation, 1 = the template),
-    ``missing`` (fraction of the core that is not there), ``at_edge`` (cut by the needle's edge) and
-    ``recentred`` (cut so far that the mean dot was laid over what is left), ordered by z, y, x; and
-    the template. ``attrs["last_fit"]`` of the table says how the fits ended: a
-    :class:`~.centre_fits.LastFit` where the dots were found to be lopsided, else None.
+    DataFrame with ``x_nm, y_nm, z_nm``, ``score`` (normalised correlation, 1 = the template), ``missing`` (fraction of
+    the core that is not there), ``beyond`` (fraction of the mean dot, put there, that lies beyond the needle's edge;
+    NaN where the bodies show none), ``at_edge`` (cut by the needle's edge) and ``recentred`` (cut so far that the mean
+    dot was laid over what is left), ordered by z, y, x; and the template. ``attrs["last_fit"]`` of the table says how
+    the fits ended: a :class:`~.centre_fits.LastFit` where the dots were found to be lopsided, else None.
 
     Raises
     ------
@@ -178,13 +178,14 @@ def find_centres(
     beyond = beyond_edge(image, xyz, template)
     xyz, cut = _cut_in_their_places(image, xyz, with_necks, template, missing, beyond, necks, dask=dask)
     if cut.any():
-        missing = missing_core(image, xyz, template, dask=dask)
+        missing, beyond = missing_core(image, xyz, template, dask=dask), beyond_edge(image, xyz, template)
     at_edge = cut | (rim & (missing > MISSING_CORE) if beyond is None else beyond > BEYOND_EDGE)
     table = pd.DataFrame({"score": score, "at_edge": at_edge, "recentred": cut, "missing": missing})
+    table["beyond"] = np.nan if beyond is None else beyond
     table[["x_nm", "y_nm", "z_nm"]] = xyz
     # a pick beside a dot can end in it only when necks are left out or the mean dot is laid over it, the worse of two
     table = table[_distinct(xyz, missing + cut, SAME_DOT_DIAMETERS * image.diameter_nm)]
-    columns = ["x_nm", "y_nm", "z_nm", "score", "missing", "at_edge", "recentred"]
+    columns = ["x_nm", "y_nm", "z_nm", "score", "missing", "beyond", "at_edge", "recentred"]
     table = table[columns].sort_values(["z_nm", "y_nm", "x_nm"], kind="stable")
     table = table.reset_index(drop=True)
     table.attrs["last_fit"] = last

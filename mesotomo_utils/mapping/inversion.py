@@ -52,9 +52,13 @@ class Inversion:
         # Half of the box is enough: the odd part of the other half is its negative.
         inside = np.flatnonzero(inside[: inside.size // 2])
         gradient = np.stack([part[inner] for part in np.gradient(template.values, template.step_nm)[::-1]])
+        mirrored = (2 * self._half + 1) ** 3 - 1 - inside
         gradient, body = gradient.reshape(3, -1)[:, inside], template.body[inner].ravel()[inside]
-        arrays = inside, (2 * self._half + 1) ** 3 - 1 - inside, gradient, body
-        self._inside, self._mirrored, self._gradient, self._body = (to_device(a, image.device) for a in arrays)
+        values = template.values[inner].ravel().clip(0, 1)
+        arrays = inside, mirrored, gradient, body, values[inside] + values[mirrored]
+        self._inside, self._mirrored, self._gradient, self._body, self._dot = (
+            to_device(array, image.device) for array in arrays
+        )
         self._facets = self._body * (self._gradient**2).sum(axis=0)
         self._xp = get_array_module(self._body)
         offsets = offsets_nm(self._half, template.step_nm).reshape(-1, 3)[inside]
@@ -83,9 +87,9 @@ class Inversion:
         return clear
 
     def beyond_edge(self, at: np.ndarray) -> np.ndarray:
-        """(N,) part of the bodies, at (N, 3) points, that lies beyond the needle's edge."""
+        """(N,) part of the mean dot, at (N, 3) points, that lies beyond the needle's edge."""
         inside = [clear_of_edge(offsets, at, self._image, margin=0) for offsets in (self._offsets, -self._offsets)]
-        return 1 - to_numpy(sum(inside) @ self._body / (2 * self._body.sum()))
+        return 1 - to_numpy(sum(inside) @ self._dot / (2 * self._dot.sum()))
 
     def flanks(self, necks: np.ndarray, edge_nm: float) -> np.ndarray:
         """What the blurred flanks of necks add to the odd part, where nothing of the body is.
