@@ -27,7 +27,7 @@ from mesotomo_utils.mapping.template import BodyImage, Template, mean_dot
 from mesotomo_utils.mapping.tilt_errors import without_strain
 
 #: What of a half-set error stays when all tilts are there, noise aside. Half as many tilts leave streaks from dot to
-#: dot that the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the six below.
+#: dot that the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the constants below.
 HALF_SET_SHARE = 0.2
 #: Error that the noise of the tomogram leaves, which no other half cancels, in a dot all of which is seen: along x, y,
 #: z, in dot diameters over the noise in contrasts, as :func:`noise_contrast` measures it.
@@ -37,6 +37,8 @@ NOISE_DIAMETERS = (0.0033, 0.0033, 0.0028)
 VAGUENESS_POWER = 1.2
 #: And what they have of being lopsided with this one: the fewer facets are seen, the fewer lopsided ones even out.
 LOPSIDED_POWER = 0.85
+#: So much more they have where the flanks of the necks are taken off whole, which are not quite what was assumed.
+FLANK_ERROR = 0.11
 #: Error that both halves share, along x, y, z, in dot diameters: of a centre of inversion, where the facets are blurred
 #: over SHARP_DIAMETERS; it grows with this power of their width, since a blurred neck or neighbour reaches farther.
 SHARED_DIAMETERS = (0.00042, 0.00042, 0.0003)
@@ -132,6 +134,8 @@ def half_set_sigmas(
     shared = np.hypot(blur * np.array(SHARED_DIAMETERS), of_noise) * diameter
     one_sided = _lopsided(even, odd, ends, template, necks, some, dask=dask)
     one_sided *= (vagueness / np.median(vagueness[whole] if len(whole) else 1)) ** LOPSIDED_POWER
+    if last is not None:
+        one_sided *= 1 + FLANK_ERROR * last.flank_share
     shared = np.hypot(shared, one_sided)
     if missed:
         away = start[:, :2] - axis
