@@ -31,9 +31,8 @@ import pandas as pd
 from scipy.spatial.transform import Rotation
 
 from mesotomo_utils import lattice
-from mesotomo_utils.mapping.dot_table import SIGMA
 from mesotomo_utils.tomography.tilt_series import TiltSeries, save_tilt_series
-from mesotomo_utils.twin import compare
+from mesotomo_utils.twin import compare, errors
 
 Array, Rng = np.ndarray, np.random.Generator
 SAMPLES: dict[str, dict[str, Any]] = {
@@ -323,14 +322,13 @@ def row(name: str, run_dir: Path) -> dict[str, str]:
     axes = np.column_stack(list(json.loads((run_dir / "truth" / "superlattice.json").read_text()).values()))
     layers = whole.groupby("layer_true")[ERROR].mean().to_numpy() @ (axes / np.linalg.norm(axes, axis=0))
     slopes = dots["neck_pull_nm_per_nm"].values()
-    errors = [aligned[key] for key in ("shift_z_rms_px", "shift_u_rms_px", "angle_rms_deg", "axis_tilt_error_deg")]
-    of_cut = [(cut[error].abs() <= cut[sigma]).mean() for error, sigma in zip(ERROR, SIGMA, strict=True)]
+    tilts = [aligned[key] for key in ("shift_z_rms_px", "shift_u_rms_px", "angle_rms_deg", "axis_tilt_error_deg")]
     columns: dict[str, tuple[int, Any]] = {
         "whole dots, missed, spurious": (0, [dots[key] for key in ("dots_true", "missed", "spurious")]),
         "centres, median, 95 % (nm)": (3, [dots["centre_error_nm"][key] for key in ("median", "p95")]),
         "from the middle of planes": (3, np.quantile(middle, (0.5, 0.95))),
         "within σ along x, y, z (%)": (0, 100 * np.array(dots["centre_within_sigma"])),
-        "of cut dots (%)": (0, 100 * np.array(of_cut)),
+        "of cut dots (%)": (0, 100 * np.array(errors.within_sigma(cut))),
         "worst layer along A, B, C (nm)": (3, np.abs(layers).max(axis=0)),
         "slope on necks / σ, A, B, C": (1, [slope["value"] / slope["sigma"] for slope in slopes]),
         "cell (nm, °)": (3, [cell["cell_length_error_nm"], cell["cell_angle_error_deg"]]),
@@ -338,7 +336,7 @@ def row(name: str, run_dir: Path) -> dict[str, str]:
         "false, missed (%)": (1, [100 * necks[f"neck_{kind}_fraction"] for kind in ("false", "missed")]),
         "orientations, median, 95 % (°)": (3, [dots["orientation_error_deg"][key] for key in ("median", "p95")]),
         "error / σ": (2, [dots["orientation_error_over_sigma"]]),
-        "shifts z, u (px), angles, axis (°)": (4, errors),
+        "shifts z, u (px), angles, axis (°)": (4, tilts),
     }
     return {"twin": name} | {h: ", ".join(f"{v:.{digits}f}" for v in vs) for h, (digits, vs) in columns.items()}
 

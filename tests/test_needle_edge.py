@@ -14,10 +14,10 @@ CELL = cell_matrix(6.2, 6.0, 5.8, 98, 95, 93)
 AXIS_NM, RADIUS_NM, TAPER = np.array([0.7, -0.4]), 14.6, 0.03
 
 
-def milled(**film):
-    """(film, picture) of a film that is milled to a tapered needle."""
-    film = {"counts": (7, 7, 3), "edge_nm": 4.9, "voxel_nm": 0.25, "neck_nm": (2.5, 3.8)} | film
-    film = model_film(CELL, **film, rng=np.random.default_rng(2))
+def milled(edge_spread):
+    """(film, picture) of a film that is milled to a tapered needle, its dots' edges varying by that part."""
+    shape = {"edge_nm": 4.9, "edge_spread": edge_spread, "voxel_nm": 0.25, "neck_nm": (2.5, 3.8)}
+    film = model_film(CELL, (7, 7, 3), **shape, rng=np.random.default_rng(2))
     z, y, x = ((np.arange(n) - (n - 1) / 2) * film.voxel_nm for n in film.volume.shape)
     depth = RADIUS_NM + TAPER * z[:, None, None] - np.hypot(x - AXIS_NM[0], (y - AXIS_NM[1])[:, None])
     volume = film.volume / (1 + np.exp(-1.7 * depth / 0.15))
@@ -26,7 +26,7 @@ def milled(**film):
 
 @pytest.fixture(scope="module")
 def needle():
-    return milled()
+    return milled(edge_spread=0.02)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,8 @@ from mesotomo_utils.mapping.sampling import to_index
 from mesotomo_utils.mapping.template import BodyImage, Template, mean_dot
 from mesotomo_utils.mapping.tilt_errors import without_strain
 
+#: σ of recentred dots is what this part of whole ones is missed by at most, cut like them.
+ONE_SIGMA = 0.683
 #: What of a half-set error stays when all tilts are there, noise aside. Half as many tilts leave streaks from dot to
 #: dot that the other half cancels. Calibrated on twins by benchmarks/calibrate_errors.py, as are the constants below.
 HALF_SET_SHARE = 0.2
@@ -46,8 +48,6 @@ SHARP_DIAMETERS = 0.129
 BLUR_POWER = 4.0
 #: Dots that are their own mirror images move up to so many diameters, for streaks and necks: that much is taken off.
 LOPSIDED_LEAST_DIAMETERS = 0.0008
-#: σ of recentred dots is what this part of whole ones is missed by at most, cut like them.
-ONE_SIGMA = 0.683
 
 
 def half_set_sigmas(
@@ -64,13 +64,13 @@ def half_set_sigmas(
     Parameters
     ----------
     table
-        Centres from :func:`find_centres`.
+        Centres from :func:`~.centres.find_centres`.
     even, odd
         The tomograms of bodies of the two halves of the tilts.
     template
         The mean dot.
     lopsided
-        As in :func:`find_centres`.
+        As in :func:`~.centres.find_centres`.
     dask
         As in :func:`~.centre_fits.refine_centres`.
 

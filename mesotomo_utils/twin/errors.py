@@ -111,16 +111,30 @@ def compare_dots(
             measured[POSITION].to_numpy()[rows[whole]], truth[POSITION].to_numpy()[cols[whole]]
         ),
     }
-    within = [
-        (table[f"error_{a}_nm"].abs() <= table[f"sigma_{a}_nm"])[whole].mean()
-        for a in "xyz"
-        if f"sigma_{a}_nm" in table and np.isfinite(table[f"sigma_{a}_nm"]).any()
-    ]
-    summary["centre_within_sigma"] = [float(v) for v in within]
+    summary["centre_within_sigma"] = within_sigma(table[whole])
     summary |= _compare_indices(measured, truth, rows, cols)
     if set(QUATERNION) <= set(measured) and np.isfinite(measured["qw"]).any():
         summary |= _compare_orientations(measured, truth, rows, cols, table)
     return summary, table, motion
+
+
+def within_sigma(dots: pd.DataFrame) -> list[float]:
+    """Part of the errors of some centres that is at most their σ, along x, y and z.
+
+    Parameters
+    ----------
+    dots
+        Rows of the table of :func:`compare_dots`.
+
+    Returns
+    -------
+    A number an axis; none for an axis without σ.
+    """
+    return [
+        float((dots[f"error_{axis}_nm"].abs() <= dots[f"sigma_{axis}_nm"]).mean())
+        for axis in "xyz"
+        if f"sigma_{axis}_nm" in dots and np.isfinite(dots[f"sigma_{axis}_nm"]).any()
+    ]
 
 
 def _compare_indices(
