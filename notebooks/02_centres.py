@@ -175,7 +175,7 @@ if image is not None:
 else:
     found = dot_table.read_centres(given, name=getattr(description, description.enters_as).name)
 print(f"{len(found)} dots found, {found['at_edge'].sum()} of them flagged at_edge")
-found.head()
+found.head().round(3)
 
 # %%
 if image is not None:

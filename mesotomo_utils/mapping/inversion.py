@@ -89,7 +89,7 @@ class Inversion:
     def beyond_edge(self, at: np.ndarray) -> np.ndarray:
         """(N,) part of the mean dot, at (N, 3) points, that lies beyond the needle's edge."""
         inside = [clear_of_edge(offsets, at, self._image, margin=0) for offsets in (self._offsets, -self._offsets)]
-        return 1 - to_numpy(sum(inside) @ self._dot / (2 * self._dot.sum()))
+        return np.maximum(1 - to_numpy(sum(inside) @ self._dot / (2 * self._dot.sum())), 0)
 
     def flanks(self, necks: np.ndarray, edge_nm: float) -> np.ndarray:
         """What the blurred flanks of necks add to the odd part, where nothing of the body is.
