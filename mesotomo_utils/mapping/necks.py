@@ -11,6 +11,7 @@ Pixels at the contour count in part, which makes the area exact below one pixel.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -67,8 +68,11 @@ MOST_COMPARED = 500
 NEAR_DIAMETERS = 1.45
 #: Where no dot is found this near to where one would face a neighbour, the needle's edge may have left a piece of it.
 FACING_DIAMETERS = 0.5
-#: Pairs that go to a worker of a cluster together: each takes milliseconds, as long as sending it does.
-_PAIRS_TOGETHER = 32
+#: Pairs that go to a thread, or to a worker of a cluster, together: each takes a millisecond, sending it as long.
+_PAIRS_TOGETHER = 16
+#: Pictures of gaps are measured by one thread at a time, while others read theirs: many small calls of NumPy pass the
+#: lock of the interpreter to and fro, and sixteen threads at once took longer than one.
+_MEASURING = threading.Lock()
 
 
 def gap_planes(image: BodyImage, first_nm, second_nm) -> tuple[np.ndarray, float]:
@@ -313,12 +317,18 @@ def _each_gap(
 ) -> np.ndarray:
     """What ``measure`` makes of the planes across the gap of each of (N, 2, 3) pairs of centres, and of their step."""
     _ = image.sampler  # made once, before the threads or the workers ask for it
-    together = 1 if dask is None else _PAIRS_TOGETHER
-    groups = [pairs_nm[first : first + together] for first in range(0, len(pairs_nm), together)]
-    measured = map_items(
-        lambda group: [measure(*gap_planes(image, *pair)) for pair in group], groups, dask=dask, progress=progress
-    )
-    return np.array([pair for group in measured for pair in group], float)
+    groups = np.split(pairs_nm, range(_PAIRS_TOGETHER, len(pairs_nm), _PAIRS_TOGETHER))
+
+    def of_group(group: np.ndarray) -> list[Any]:
+        return _measured_in_turn(measure, [gap_planes(image, *pair) for pair in group])
+
+    measured = map_items(of_group, groups, dask=dask, progress=progress)
+    return np.array([values for group in measured for values in group], float)
+
+
+def _measured_in_turn(measure: Callable[[np.ndarray, float], Any], gaps: list[tuple[np.ndarray, float]]) -> list[Any]:
+    with _MEASURING:
+        return [measure(*planes) for planes in gaps]
 
 
 def _diameter(area: np.ndarray) -> np.ndarray:
