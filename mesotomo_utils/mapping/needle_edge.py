@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+
+from mesotomo_utils.distribute import map_items
 
 #: Slices count with this part of the bodies that the fuller ones have: those of the film.
 FILM_BODIES = 0.2
@@ -96,7 +99,7 @@ def find_needle_edge(values: np.ndarray, step_nm: float, diameter_nm: float) -> 
     reach = np.sqrt(((seen - axis) ** 2).sum(axis=1).max()) + 2
     n_rays = int(np.ceil(2 * np.pi * reach * step_nm / (RAY_DIAMETERS * diameter_nm)))
     angles = np.arange(n_rays) * (2 * np.pi / n_rays)
-    ends = step_nm * np.stack([_outermost(plane, axis, angles, reach) for plane in values[film]])
+    ends = step_nm * np.stack(map_items(partial(_outermost, axis=axis, angles=angles, reach=reach), values[film]))
     heights = (np.arange(film.start, film.stop) - middle[0]) * step_nm
     limits = heights[[0, -1]] + np.array([-step_nm, step_nm]) / 2
     z, angle = (grid.ravel() for grid in np.meshgrid(heights, angles, indexing="ij"))
