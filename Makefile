@@ -84,6 +84,7 @@ paper: setup  ## the twin of the paper, 633 dots
 bench: $(BENCH_READY)  ## ours beside every peer that can be had, what dots and tomograms cost, what intervals hold
 	$(BENCH)/bin/mesotomo run small --out runs/bench --to 01
 	$(BIN)/python benchmarks/gpu.py  # CuPy is in .venv, where somebody wants it
+	$(BIN)/python benchmarks/gpu_steps.py paper
 	@for run in reconstruction.py few_tilts.py "centres_peers.py runs/bench" alignment_etspy.py dots_scaling.py \
 		scaling.py tables_scaling.py interval_coverage.py; do \
 		echo "== benchmarks/$$run"; $(BENCH)/bin/python benchmarks/$$run; done

@@ -49,6 +49,7 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     def __call__(self, name: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call a function, add what it takes to what the name took before, and return its result."""
         begun = time.perf_counter()
         result = function(*args, **options)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
@@ -70,7 +71,8 @@ def tomograms(series: TiltSeries, device: str, clock: Clock) -> tuple[dict[str, 
     """01: the tomogram and both half sets, and the angles that each was made from; the whole's table of tilts."""
     poses = {"whole": clock("01: alignment", alignment.align_series, series, device=device)}
     for which in HALVES:
-        poses[which] = clock("01: alignment of halves", alignment.align_half, series, which, poses["whole"], device=device)
+        given = series, which, poses["whole"]
+        poses[which] = clock("01: alignment of halves", alignment.align_half, *given, device=device)
     volumes, angles = {}, {}
     for which, pose in poses.items():
         moved = remove_background(alignment.apply_alignment(series, pose))
@@ -146,22 +148,25 @@ def worst(one: pd.DataFrame, other: pd.DataFrame, columns: list[str], relative: 
 def differences(results: dict[str, dict[str, Any]]) -> list[str]:
     """How far the devices' tables are apart."""
     here, there = results["cpu"], results["cuda"]
-    tilts = [here["tilts"], there["tilts"]]
+
+    def apart(table: str, *columns: str, relative: bool = False) -> str:
+        return f"{worst(here[table], there[table], list(columns), relative):.1e}"
+
     voxels = [
         f"{which} {np.linalg.norm(there['volumes'][which] - volume) / np.linalg.norm(volume):.1e}"
         for which, volume in here["volumes"].items()
     ]
     R = [lattice.from_quaternions(part["orientations"][orientation.QUATERNION].to_numpy()) for part in (here, there)]
-    apart_deg = lattice.rotation_angle_deg(R[0].transpose(0, 2, 1) @ R[1])
+    turned_deg = lattice.rotation_angle_deg(R[0].transpose(0, 2, 1) @ R[1])
     return [
-        f"shifts {worst(*tilts, ['shift_z_nm', 'shift_u_nm']):.1e} nm, angles {worst(*tilts, ['angle_deg']):.1e}°",
+        f"shifts {apart('tilts', 'shift_z_nm', 'shift_u_nm')} nm, angles {apart('tilts', 'angle_deg')}°",
         f"voxels, each from its own alignment: {', '.join(voxels)}",
-        f"dots {len(here['dots'])}, {len(there['dots'])}; centres {worst(here['dots'], there['dots'], dot_table.POSITION):.1e} nm; "
-        f"σ {worst(here['dots'], there['dots'], list(dot_table.SIGMA), relative=True):.1e} of itself",
-        f"necks {len(here['necks'])}, {len(there['necks'])}; diameters {worst(here['necks'], there['necks'], ['diameter_nm']):.1e} nm",
-        f"orientations {np.nanmax(apart_deg):.1e}°, half of them {np.nanmedian(apart_deg):.1e}°; SNR "
-        f"{worst(here['orientations'], there['orientations'], ['lattice_snr'], relative=True):.1e}, σ "
-        f"{worst(here['orientations'], there['orientations'], ['sigma_deg'], relative=True):.1e} of themselves",
+        f"dots {len(here['dots'])}, {len(there['dots'])}; centres {apart('dots', *dot_table.POSITION)} nm; "
+        f"σ {apart('dots', *dot_table.SIGMA, relative=True)} of itself",
+        f"necks {len(here['necks'])}, {len(there['necks'])}; diameters {apart('necks', 'diameter_nm')} nm",
+        f"orientations {np.nanmax(turned_deg):.1e}°, half of them {np.nanmedian(turned_deg):.1e}°; "
+        f"SNR {apart('orientations', 'lattice_snr', relative=True)}, "
+        f"σ {apart('orientations', 'sigma_deg', relative=True)} of themselves",
     ]
 
 

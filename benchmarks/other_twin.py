@@ -62,6 +62,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.5, "given": 5.1, "pixel_nm": 0.08, "electrons": 300.0},
     "q15": {"seed": 7115, "dots": 520, "cell": (5.60, 6.20, 6.50, 99, 86, 91), "base": "C", "cap": "C", "even": True}
     | {"gap": 0.4, "given": 5.5, "anion": "Te", "lattice_nm": 0.646, "electrons": 350.0},
+    "q16": {"seed": 7116, "dots": 560, "cell": (6.55, 6.30, 5.95, 94, 86, 103), "base": "Si", "cap": "C"}
+    | {"gap": 0.4, "given": 5.6, "edges_nm": (4.6, 5.8), "pixel_nm": 0.065, "electrons": 100.0, "tilts": 150},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
 USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}
