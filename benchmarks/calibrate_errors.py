@@ -37,7 +37,7 @@ they are 0.04 to 0.09 nm.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -62,7 +62,9 @@ def judge(run_dir: Path) -> pd.DataFrame:
 
 
 def main() -> None:
-    runs = [Path(name) for name in sys.argv[1:]] or sorted(path for path in Path("runs").glob("*") if path.is_dir())
+    parser = argparse.ArgumentParser(description="How well the errors of finished runs of twins are told.")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs of twins; by default all in runs/")
+    runs = parser.parse_args().runs or sorted(path for path in Path("runs").glob("*") if path.is_dir())
     table = pd.concat([pd.DataFrame(), *map(judge, runs)], ignore_index=True)
     if table.empty:
         print("there is no finished run of a twin: make run, or name its folder")

@@ -14,7 +14,7 @@ the second.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +93,9 @@ def judge(route: Callable[[BodyImage], pd.DataFrame | np.ndarray], image: BodyIm
 
 
 def main() -> None:
-    run_dir = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/small")
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("run_dir", nargs="?", type=Path, default=Path("runs/small"), help="a finished run of a twin")
+    run_dir = parser.parse_args().run_dir
     truth_file = run_dir / "truth" / "dots.csv"
     if not truth_file.exists():
         print(f"{truth_file} is missing: make run, or name the folder of a finished run of a twin")

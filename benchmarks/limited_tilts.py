@@ -9,6 +9,7 @@ constants were chosen. Two to four minutes a twin on two cores.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -85,9 +86,12 @@ def row(name: str, run_dir: Path) -> str:
 
 def main() -> None:
     """Run the six and print the table."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, help="where the runs are kept; by default they are not")
+    options = parser.parse_args()
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
     with tempfile.TemporaryDirectory() as unkept:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else unkept).resolve()
+        folder = (options.folder or Path(unkept)).resolve()
         for name in TWINS:
             print(row(name, run(name, folder)), flush=True)
 
