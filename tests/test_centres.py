@@ -284,8 +284,9 @@ def test_the_flank_of_a_neck_is_what_it_adds_to_the_odd_part():
     neck = (np.hypot(y, z) < radius_nm) & (x > 0)
     blurred = [ndimage.gaussian_filter(drawn.astype(np.float32), sigma_nm / fine_nm) for drawn in (body, body | neck)]
     bare, joined = (template.BodyImage(values[::2, ::2, ::2], 0.25, 5.0, 0.0, 1.0) for values in blurred)
-    inversion = Inversion(joined, template.mean_dot(bare, np.zeros((1, 3))))
-    at, joint = np.zeros((1, 3)), np.array([[[1.0, 0.0, 0.0, radius_nm]]])
+    mean = template.mean_dot(bare, np.zeros((1, 3)))
+    inversion = Inversion(joined, mean)
+    at, joint = np.zeros((1, 3)), np.array([[[1.0, 0.0, 0.0, radius_nm, mean.edge_nm + 0.25 * 5.0]]])
     clear, flanks = inversion.beside(joint, at, 0.02), inversion.flanks(joint, sigma_nm)
     odd, even = inversion._parts(at)
     left = odd - flanks * (1 - even)
@@ -295,6 +296,8 @@ def test_the_flank_of_a_neck_is_what_it_adds_to_the_odd_part():
     pull, pull_left = (inversion.follow(at, (0.5,) * 8, clear, part)[0, 0] for part in (None, flanks))
     assert 0.004 < pull < 0.02
     assert abs(pull_left) < 0.3 * pull
+    shorter = inversion.flanks(joint - [0, 0, 0, 0, 0.5], sigma_nm)
+    assert 0.6 < np.abs(shorter).sum() / np.abs(flanks).sum() < 0.9, "a short neck's add less"
 
 
 def test_noise_does_not_make_facets_uneven(found):

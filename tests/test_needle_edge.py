@@ -108,8 +108,8 @@ def test_a_neck_on_the_side_turned_away_is_left_out_there_alone():
     xyz = np.array([[0.0, 0, 0], [6, 0, 0]])
     joined = pd.DataFrame({"qd_1": [0, 0], "qd_2": [1, 1], "diameter_nm": [2.0, 3.0], "away": [False, True]})
     rows = centre_fits._necks_of_dots(joined, xyz)
-    assert rows[0].tolist() == [[1, 0, 0, 1], [-1, 0, 0, 1.5]]
-    assert rows[1].tolist() == [[-1, 0, 0, 1], [0, 0, 0, 0]]
+    assert rows[0].tolist() == [[1, 0, 0, 1, 6], [-1, 0, 0, 1.5, 6]]
+    assert rows[1].tolist() == [[-1, 0, 0, 1, 6], [0, 0, 0, 0, 0]]
 
 
 def test_of_two_centres_of_one_dot_the_recentred_one_goes():

@@ -29,7 +29,7 @@ LAST_SCALE_SHARE = 4.0
 LAST_SCALES = (0.15, 0.5)
 #: Above the least scale the flanks of the necks count as well, and are taken off: at the least none, for the weights
 #: take them out, and this part at the largest.
-LARGEST_FLANK_SHARE = 0.8
+LARGEST_FLANK_SHARE = 0.77
 #: And the fit goes on for so many steps: what is seen of a lopsided dot beside its necks leads it slowly.
 LOOSE_STEPS = 8
 #: From there, scales that let the one side count hardly and wholly: a lopsided dot has its centre elsewhere for each.
@@ -412,19 +412,21 @@ def _with_necks(
 
 
 def _necks_of_dots(necks: pd.DataFrame, xyz: np.ndarray) -> np.ndarray:
-    """(N, k, 4) unit vectors and radii of the necks of each dot, nm, zeros where it has fewer than k."""
+    """(N, k, 5) unit vectors to the neighbours of each dot, radii of the necks and distances of these neighbours, nm;
+    zeros where it has fewer than k.
+    """
     joined = necks[necks["diameter_nm"] > 0]
     if not len(joined):
-        return np.zeros((len(xyz), 0, 4))
+        return np.zeros((len(xyz), 0, 5))
     ends, away = joined[["qd_1", "qd_2"]].to_numpy(int), joined["away"].to_numpy(bool)
     along = xyz[ends[:, 1]] - xyz[ends[:, 0]]
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    distance = np.linalg.norm(along, axis=1, keepdims=True)
+    joints = np.hstack([along / distance, joined[["diameter_nm"]] / 2, distance])
+    back, turned = joints * [-1, -1, -1, 1, 1], away[:, None]
     dots = np.concatenate([ends[:, 0], ends[~away, 1]])
-    along = np.vstack([np.where(away[:, None], -along, along), -along[~away]])
-    radius = np.concatenate([joined["diameter_nm"], joined.loc[~away, "diameter_nm"]]) / 2
     place = pd.Series(dots).groupby(dots).cumcount().to_numpy()
-    found = np.zeros((len(xyz), place.max() + 1, 4))
-    found[dots, place] = np.column_stack([along, radius])
+    found = np.zeros((len(xyz), place.max() + 1, 5))
+    found[dots, place] = np.vstack([np.where(turned, back, joints), back[~away]])
     return found
 
 

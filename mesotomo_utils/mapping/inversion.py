@@ -22,6 +22,9 @@ CORE_DIAMETERS = 0.25
 NECK_START_DIAMETERS = 0.3
 #: So much is left out around it, for its blurred flank; and where the flank is taken off.
 NECK_MARGIN_DIAMETERS, BARE_MARGIN_DIAMETERS = 0.05, 0.02
+#: The flanks of a short neck add less than its cross-section says: beside those of a neck of so many dot diameters so
+#: much more a diameter, within these bounds.
+USUAL_LENGTH_DIAMETERS, FLANK_GROWTH, FLANK_BOUNDS = 0.25, 2.5, (0.3, 1.3)
 #: What is seen of a dot nearer to the needle's edge than this, in dot diameters, is blurred by it.
 EDGE_MARGIN_DIAMETERS = 0.04
 #: Of all that a dot can tell of its centre, so much is taken to be known along any axis: normal equations of float32
@@ -43,7 +46,7 @@ class Inversion:
     """
 
     def __init__(self, image: BodyImage, template: Template, *, flank: int = 0):
-        self._image = image
+        self._image, self._width_nm = image, template.edge_nm
         middle = template.values.shape[0] // 2
         self._half = int(np.abs(np.argwhere(template.body > 0) - middle).max())  # the body fits in a smaller box
         self._flank = flank
@@ -71,7 +74,8 @@ class Inversion:
         Parameters
         ----------
         necks
-            (N, k, 4) unit vectors to the neighbours and the radii of the necks, nm; radius 0 where there is none.
+            (N, k, 5) unit vectors to the neighbours, radii of the necks, 0 where there is none, and distances of these
+            neighbours, nm.
         at
             (N, 3) centres, nm.
         margin
@@ -112,8 +116,10 @@ class Inversion:
         """
         xp, start = self._xp, NECK_START_DIAMETERS * self._image.diameter_nm
         sides = xp.zeros((2, len(necks), self._offsets.shape[1]), np.float32)
-        for along, across, radius in _from_each_neck(self._offsets, necks):
-            neck = xp.where(radius > 0, blurred_edge((across - radius) / edge_nm), 0)
+        for along, across, radius, distance in _from_each_neck(self._offsets, necks):
+            length = (distance - self._width_nm) / self._image.diameter_nm
+            grown = xp.clip(1 + FLANK_GROWTH * (length - USUAL_LENGTH_DIAMETERS), *FLANK_BOUNDS)
+            neck = xp.where(radius > 0, grown * blurred_edge((across - radius) / edge_nm), 0)
             for side, height in zip(sides, (along, -along), strict=True):
                 xp.maximum(side, neck * (height > start), out=side)
         return (sides[0] - sides[1]) / xp.maximum(2 - sides[0] - sides[1], 0.5)
@@ -216,7 +222,7 @@ def clear_of_necks(
     offsets
         (3, v) voxels from the centre of a dot, nm, on the device.
     necks
-        (N, k, 4) unit vectors to the neighbours and the radii of the necks, nm; radius 0 where there is none.
+        (N, k, 5) as :meth:`Inversion.beside` has them.
     image
         The tomogram of bodies.
     opposite
@@ -231,7 +237,7 @@ def clear_of_necks(
     xp = get_array_module(offsets)
     clear = xp.ones((len(necks), offsets.shape[1]), np.float32)
     margin_nm, start = margin * image.diameter_nm, NECK_START_DIAMETERS * image.diameter_nm
-    for along, across, radius in _from_each_neck(offsets, necks):
+    for along, across, radius, _ in _from_each_neck(offsets, necks):
         height = xp.abs(along) if opposite else along
         within = xp.clip(0.5 + (radius + margin_nm - across) / image.step_nm, 0, 1)
         within *= xp.clip(0.5 + (height - start) / image.step_nm, 0, 1)
@@ -265,16 +271,16 @@ def clear_of_edge(
     return xp.clip(0.5 + (around[:, 2:] - margin * image.diameter_nm - away) / image.step_nm, 0, 1)
 
 
-def _from_each_neck(offsets: np.ndarray, necks: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _from_each_neck(offsets: np.ndarray, necks: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     """Of one neck of each dot after the other, heights of the voxels along it and distances from its line, (N, v), and
-    radii, (N, 1); parameters of :func:`clear_of_necks`.
+    its radius and its neighbour's distance, (N, 1); parameters of :func:`clear_of_necks`.
     """
     xp = get_array_module(offsets)
     necks = xp.asarray(np.asarray(necks, np.float32))
     square = (offsets**2).sum(axis=0)
     for n in range(necks.shape[1]):
         along = necks[:, n, :3] @ offsets
-        yield along, xp.sqrt(xp.maximum(square - along**2, 0)), necks[:, n, 3:]
+        yield along, xp.sqrt(xp.maximum(square - along**2, 0)), necks[:, n, 3:4], necks[:, n, 4:]
 
 
 def _lowest_around(boxes: np.ndarray, reach: int) -> np.ndarray:

@@ -41,7 +41,7 @@ class Overlay:
 
     def beside(self, necks: np.ndarray, at: np.ndarray) -> np.ndarray:
         """(N, v) weights, on the device: the body at (N, 3) points less what lies beyond the needle's edge and its
-        (N, k, 4) necks, as :meth:`.Inversion.beside` has them.
+        (N, k, 5) necks, as :meth:`.Inversion.beside` has them.
         """
         clear = clear_of_necks(self._offsets, necks, self._image) * clear_of_edge(self._offsets, at, self._image)
         return self._body * clear
