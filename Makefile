@@ -101,6 +101,7 @@ $(BENCH_READY): requirements.lock pyproject.toml | setup
 
 calibrate: setup  ## the twins that the constants in the package were chosen on and are judged by, offline
 	$(BIN)/python benchmarks/calibrate_necks.py
+	$(BIN)/python benchmarks/neck_pull.py q1 q2 q3 q10 q11 q12 q14 q16
 	$(BIN)/python benchmarks/limited_tilts.py runs/limited_tilts
 	$(BIN)/python benchmarks/calibrate_errors.py runs/*/ runs/limited_tilts/r_*
 	$(BIN)/python benchmarks/other_twin.py q1 q2 q3 q4 q5 q6 --out runs/other  # of a simulator of another hand: judged by

@@ -29,7 +29,7 @@ LAST_SCALE_SHARE = 4.0
 LAST_SCALES = (0.15, 0.5)
 #: Above the least scale the flanks of the necks count as well, and are taken off: at the least none, for the weights
 #: take them out, and this part at the largest.
-LARGEST_FLANK_SHARE = 0.77
+LARGEST_FLANK_SHARE = 0.72
 #: And the fit goes on for so many steps: what is seen of a lopsided dot beside its necks leads it slowly.
 LOOSE_STEPS = 8
 #: From there, scales that let the one side count hardly and wholly: a lopsided dot has its centre elsewhere for each.
