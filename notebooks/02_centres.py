@@ -145,8 +145,8 @@ if image is not None:
 #
 # But a large $\kappa$ lets the flank of a neck count as well, that is the blurred edge of it beside what is left out.
 # There a neck adds to the image what the body lacks: with the edge of the mean neck, which the gaps show, and the dot's own
-# even part, it is worked out for each voxel and taken off the odd part. Without that, lopsided dots were drawn to the
-# thicker neck by up to a hundredth of its diameter.
+# even part, it is worked out for each voxel and taken off the odd part, less of it the shorter the neck. Without that,
+# lopsided dots were drawn to the thicker neck by up to a hundredth of its diameter.
 #
 # **The rim.** The needle was milled through its outermost dots, and all that it cut end on one smooth surface: along rays
 # from the axis nearly half of the last bodies do, within a tenth of a nanometre, while facets lie farther in at

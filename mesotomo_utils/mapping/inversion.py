@@ -23,7 +23,7 @@ NECK_START_DIAMETERS = 0.3
 #: So much is left out around it, for its blurred flank; and where the flank is taken off.
 NECK_MARGIN_DIAMETERS, BARE_MARGIN_DIAMETERS = 0.05, 0.02
 #: The flanks of a short neck add less than its cross-section says: beside those of a neck of so many dot diameters so
-#: much more a diameter, within these bounds.
+#: much more a diameter, within these bounds; from pictures of atoms with necks and without (benchmarks/neck_pull.py).
 USUAL_LENGTH_DIAMETERS, FLANK_GROWTH, FLANK_BOUNDS = 0.25, 2.5, (0.3, 1.3)
 #: What is seen of a dot nearer to the needle's edge than this, in dot diameters, is blurred by it.
 EDGE_MARGIN_DIAMETERS = 0.04
