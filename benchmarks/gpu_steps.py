@@ -1,8 +1,8 @@
 """What 01 to 03 take of a twin on the GPU, beside the CPU of the same machine, and how far their tables differ.
 
 The calls of the notebooks, without their figures and files: the twin is imaged on the CPU, aligned and reconstructed
-with both its half sets on either device, and the tomograms that the CPU made are mapped on either. Prints a table in
-Markdown. Without a GPU it says so and ends.
+with both its half sets on either device, and the tomograms that the CPU made are mapped on either. Prints the seconds
+of each, and how far the tables are apart. Without a GPU it says so and ends.
 
     python benchmarks/gpu_steps.py [paper] [--devices cpu cuda]
 """
@@ -67,8 +67,10 @@ def record(name: str) -> TiltSeries:
     return microscope.record_series(specimen, imposed, rng, name=given.name).series
 
 
-def tomograms(series: TiltSeries, device: str, clock: Clock) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """01: the tomogram and both half sets, and the angles that each was made from; the whole's table of tilts."""
+def tomograms(
+    series: TiltSeries, device: str, clock: Clock
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], pd.DataFrame]:
+    """01: the tomogram and both half sets, the angles that each was made from, and the whole's table of tilts."""
     poses = {"whole": clock("01: alignment", alignment.align_series, series, device=device)}
     for which in HALVES:
         given = series, which, poses["whole"]
@@ -78,7 +80,7 @@ def tomograms(series: TiltSeries, device: str, clock: Clock) -> tuple[dict[str, 
         moved = remove_background(alignment.apply_alignment(series, pose))
         volumes[which] = clock("01: three FBPs", reconstruct, moved, device=device)
         angles[which] = moved.angles_deg
-    return volumes, {"angles": angles, "table": poses["whole"].table}
+    return volumes, angles, poses["whole"].table
 
 
 def map_dots(
@@ -190,15 +192,13 @@ def main() -> None:
     clocks = {device: Clock() for device in options.devices}
     for device, clock in clocks.items():
         print(device, flush=True)
-        volumes, made = tomograms(series, device, clock)
-        results[device] = {"volumes": volumes, "tilts": made["table"]}
+        volumes, angles, tilts = tomograms(series, device, clock)
+        results[device] = {"volumes": volumes, "tilts": tilts}
         if device == options.devices[0]:
-            mapped, angles = volumes, made["angles"]
-        dots, joints, V, diameter_nm = map_dots(mapped, angles, series.pixel_nm, nominal_nm, device, clock)
+            mapped = volumes, angles
+        dots, joints, V, diameter_nm = map_dots(*mapped, series.pixel_nm, nominal_nm, device, clock)
         window_nm = orientation.default_window_nm(diameter_nm)
-        oriented = orient(
-            mapped, angles, series.pixel_nm, given.material.lattice_nm, dots, V, window_nm, device, clock
-        )
+        oriented = orient(*mapped, series.pixel_nm, given.material.lattice_nm, dots, V, window_nm, device, clock)
         results[device] |= {"dots": dots, "necks": joints, "orientations": oriented}
     table = pd.DataFrame({device: clock.seconds for device, clock in clocks.items()})
     for step in ("01", "02", "03"):

@@ -21,6 +21,7 @@ from mesotomo_utils.mapping import centre_fits, inversion
 from mesotomo_utils.mapping.dot_size import DIAMETER_OVER_EDGE
 from mesotomo_utils.mapping.necks import near_necks
 from mesotomo_utils.mapping.template import BodyImage, body_image, mean_dot
+from mesotomo_utils.twin.error_slopes import slope, slopes
 
 VOXEL_NM, REACH_NM, LAYERS = 0.125, 26.0, 6
 FAR_NM = 0.3
@@ -89,16 +90,6 @@ def neck_pulls(name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def slopes(table: pd.DataFrame, way: str, over: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes of the moves over some columns, beside a constant, and their standard errors (HC3)."""
-    x = np.column_stack([np.ones(len(table)), table[over]])
-    inverse = np.linalg.inv(x.T @ x)
-    value = inverse @ x.T @ table[way].to_numpy()
-    left = (table[way] - x @ value) / (1 - np.einsum("ni,ij,nj->n", x, inverse, x))
-    covariance = inverse @ (x.T * left.to_numpy() ** 2) @ x @ inverse
-    return value[1:], np.sqrt(np.diag(covariance))[1:]
-
-
 def main() -> None:
     """Print the table of the samples that are asked for."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -108,11 +99,12 @@ def main() -> None:
     print(f"| nm a nm | length (nm) | {' | '.join(WAYS)} |\n|---|---|{'---|' * len(WAYS)}")
     squares = dict.fromkeys(WAYS, 0.0)
     for (name, axis), own in table.groupby(["twin", "axis"]):
-        found = {way: [part.item() for part in slopes(own, way, ["thicker"])] for way in WAYS}
-        squares = {way: squares[way] + (value / sigma) ** 2 for way, (value, sigma) in found.items()}
-        cells = " | ".join(f"{value:.4f} ± {sigma:.4f}" for value, sigma in found.values())
+        found = {way: slope(own["thicker"], own[way]) for way in WAYS}
+        squares = {way: squares[way] + (line["value"] / line["sigma"]) ** 2 for way, line in found.items()}
+        cells = " | ".join(f"{line['value']:.4f} ± {line['sigma']:.4f}" for line in found.values())
         print(f"| {name}, {axis} | {own['length'].mean():.2f} | {cells} |")
-    both = {way: np.column_stack(slopes(table, way, ["thicker", "longer"])) for way in WAYS}
+    over = table[["thicker", "longer"]].to_numpy()
+    both = {way: np.column_stack(slopes(over, table[way].to_numpy())) for way in WAYS}
     for row, what in enumerate(("all, at the usual length", "for a diameter of length more")):
         print(f"| {what} | | {' | '.join('{:.4f} ± {:.4f}'.format(*both[way][row]) for way in WAYS)} |")
     print(f"| sum of (slope / error)² | | {' | '.join(f'{square:.1f}' for square in squares.values())} |")

@@ -168,7 +168,7 @@ class LastFit:
 
     @property
     def flank_share(self) -> float:
-        """Part of the necks' flanks that is taken off."""
+        """Part of the flanks of necks of the usual length that is taken off (:data:`.inversion.FLANK_GROWTH`)."""
         least, most = LAST_SCALES
         return LARGEST_FLANK_SHARE * (self.scale - least) / (most - least)
 

@@ -112,7 +112,8 @@ class Inversion:
         Notes
         -----
         A neck adds atoms where the body has none: with a body B(r) = B(-r) and necks N the image is B + (1 - B) N. Its
-        odd part is (1 - E) (N(r) - N(-r)) / (2 - N(r) - N(-r)).
+        odd part is (1 - E) (N(r) - N(-r)) / (2 - N(r) - N(-r)). N is less than one in a neck shorter than most, and
+        more in a longer one (:data:`FLANK_GROWTH`).
         """
         xp, start = self._xp, NECK_START_DIAMETERS * self._image.diameter_nm
         sides = xp.zeros((2, len(necks), self._offsets.shape[1]), np.float32)

@@ -36,14 +36,35 @@ def slope(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     n = len(x)
-    spread = float(np.sum((x - x.mean()) ** 2)) if n else 0.0
-    if n < 3 or spread == 0:
+    if n < 3 or np.ptp(x) == 0:
         return {"value": np.nan, "sigma": np.nan, "n": n}
-    away = x - x.mean()
-    value = float(np.sum(away * (y - y.mean())) / spread)
-    left = y - y.mean() - value * away
-    free = np.maximum(1 - 1 / n - away**2 / spread, 1e-6)  # 0 for a point that the line must pass through
-    return {"value": value, "sigma": float(np.sqrt(np.sum((away * left / free) ** 2)) / spread), "n": n}
+    [value], [sigma] = slopes(x[:, None], y)
+    return {"value": float(value), "sigma": float(sigma), "n": n}
+
+
+def slopes(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes of y over several x at once by least squares, beside a constant.
+
+    Parameters
+    ----------
+    x
+        (N, k) values, no column a sum of multiples of others and of a constant.
+    y
+        (N,) values.
+
+    Returns
+    -------
+    value, sigma
+        (k,) slopes and their standard errors, those of :func:`slope`.
+    """
+    n, away = len(x), x - x.mean(axis=0)
+    inverse = np.linalg.inv(away.T @ away)
+    value = inverse @ (away.T @ (y - y.mean()))
+    left = y - y.mean() - away @ value
+    # 0 for a point that the line must pass through
+    free = np.maximum(1 - 1 / n - np.einsum("ni,ij,nj->n", away, inverse, away), 1e-6)
+    each = (away * (left / free)[:, None]) @ inverse
+    return value, np.sqrt((each**2).sum(axis=0))
 
 
 def phase_slopes(
