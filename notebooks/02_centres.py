@@ -167,7 +167,8 @@ if image is not None:
     last = found.attrs["last_fit"]
     print("the dots are taken to be even" if last is None else
           f"the dots are lopsided: κ is {last.scale:.2f} of a dot's contrast at last, "
-          f"and {last.flank_share:.0%} of the necks' flanks, {last.edge_nm:.2f} nm wide, are taken off")  # fmt: skip
+          f"and {last.flank_share:.0%} of the flanks of a neck of the usual length, {last.edge_nm:.2f} nm wide, "
+          "are taken off")  # fmt: skip
     print("the bodies show no edge of a needle" if image.edge is None else
           f"{image.edge.share:.0%} of the rays outwards end on the edge of a needle, "
           f"{2 * image.edge.coefficients[0]:.1f} nm wide")  # fmt: skip
@@ -299,7 +300,7 @@ table.groupby("grain").size().rename("dots").to_frame()
 defects = superlattice.point_defects(grown, xyz)
 fig = mapping_figures.site_map(table, defects)
 results.save_figure(fig, run_dir, "lattice_sites", table[["qd", *dot_table.POSITION, "grain", "layer"]])
-defects
+defects.round(3)
 
 # %% [markdown]
 # Squares are vacancies: empty sites whose neighbours are there. Diamonds are interstitials; crosses belong to no
