@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,12 @@ def core_seconds(function: Callable[[], object]) -> float:
 
 
 def core_seconds_a_slice(n: int, **options: object) -> float:
+    """What each slice more takes, without what is made once for all of them."""
     slices = SLICES_PER_CORE[n] * backend.cpu_count()
-    made = series(n, slices)
-    return core_seconds(lambda: reconstruct(made, device="cpu", **options)) / slices
+    made = series(n, 2 * slices)
+    run = partial(reconstruct, made, device="cpu", **options)
+    half, whole = (core_seconds(partial(run, slab=(0, count))) for count in (slices, 2 * slices))
+    return (whole - half) / slices
 
 
 def core_seconds_a_gigabyte(n: int = 992) -> tuple[float, float]:

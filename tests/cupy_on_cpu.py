@@ -21,6 +21,9 @@ import finufft
 import numpy as np
 import scipy.fft
 
+from mesotomo_utils.tomography.gridding_cpu import CpuGridding
+from mesotomo_utils.tomography.gridding_gpu import GpuGridding
+
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 SHIM = """
@@ -182,6 +185,12 @@ def modules() -> dict[str, ModuleType]:
         setattr(transforms, name, _transform(getattr(scipy.fft, name)))
     found = {"cupy": cupy, "cupyx.scipy.fft": transforms}
     return {**found, **{name: ModuleType(name) for name in ("cupyx", "cupyx.scipy")}}
+
+
+class PlainGridding(CpuGridding):
+    """The CPU's loops with the grid and the windows of the GPU's kernels."""
+
+    FINENESS, MARGIN = GpuGridding.FINENESS, GpuGridding.MARGIN
 
 
 class CufinufftPlan:

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from mesotomo_utils.tomography.gridding_gpu import GpuGridding
 from mesotomo_utils.tomography.projector import Projector, angular_weights
 from mesotomo_utils.tomography.transforms import load_transforms
 
@@ -189,20 +190,20 @@ def test_refuses_wrong_shapes_and_types():
 
 
 def test_names_its_transforms(monkeypatch, caplog):
-    assert Projector([0.0], 8).transforms == "finufft"
-    assert Projector([0.0], 8, transforms="gridding").transforms == "gridding"
-    with pytest.raises(ValueError, match="transforms on 'cpu' must be one of finufft, gridding, not 'cufinufft'"):
+    assert Projector([0.0], 8).transforms == "gridding"
+    assert Projector([0.0], 8, transforms="finufft").transforms == "finufft"
+    with pytest.raises(ValueError, match="transforms on 'cpu' must be one of gridding, finufft, not 'cufinufft'"):
         Projector([0.0], 8, transforms="cufinufft")
     monkeypatch.setitem(sys.modules, "cufinufft", None)
     with caplog.at_level("INFO"):
-        assert load_transforms("cuda") == ("gridding", None)
+        assert load_transforms("cuda") == ("gridding", GpuGridding)
     assert "cufinufft cannot be loaded" in caplog.text
     # asked for by name it is not replaced
     with pytest.raises(RuntimeError, match=r"cufinufft is not installed.*pip install cufinufft, or leave"):
         load_transforms("cuda", "cufinufft")
     monkeypatch.setitem(sys.modules, "finufft", None)
     with pytest.raises(RuntimeError, match=r"finufft is not installed.*pip install finufft$"):
-        Projector([0.0], 8)
+        Projector([0.0], 8, transforms="finufft")
 
 
 @pytest.mark.parametrize("n_u", [48, 49])

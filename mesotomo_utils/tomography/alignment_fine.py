@@ -300,11 +300,8 @@ class _Explained:
         n_u = len(mask)
         self.mask = mask
         self.size = 2 * int(np.ceil(_RADIUS * n_u)) + 1  # the square about the circle
-        # a part of the rows for each core: transforms as small as these gain nothing by threads of their own
-        self.projectors = [
-            Projector(angles_deg, n_u, size=self.size, device=device, tolerance=_TOLERANCE, threads=1)
-            for _ in range(cpu_count() if device == "cpu" else 1)
-        ]
+        # each core has a part of the rows: transforms as small as these gain nothing by threads of their own
+        self.projector = Projector(angles_deg, n_u, size=self.size, device=device, tolerance=_TOLERANCE, threads=1)
         self.n_u = n_u
         self.device = device
         ramp = _ramp(angles_deg, n_u)
@@ -355,19 +352,18 @@ class _Explained:
     def _back(self, weighed: NDArray[np.float32]) -> NDArray:
         """Back-projection of weighed images into the circle, on the device."""
         parts = self._parts(weighed * self.weight, axis=1)
-        back = map_items(lambda part: part[0].adjoint(to_device(part[1], self.device)) * self.inside, parts)
+        back = map_items(lambda part: self.projector.adjoint(to_device(part, self.device)) * self.inside, parts)
         return get_array_module(*back).concatenate(back)
 
     def _forward(self, slices: NDArray) -> NDArray[np.float32]:
         parts = self._parts(slices, axis=0)
-        return np.concatenate(map_items(lambda part: to_numpy(part[0].forward(part[1])), parts), axis=1)
+        return np.concatenate(map_items(lambda part: to_numpy(self.projector.forward(part)), parts), axis=1)
 
-    def _parts(self, stack: NDArray, *, axis: int) -> list[tuple[Projector, NDArray]]:
-        """The rows, shared out among the projectors; each part begins at an even one, as pairs share a transform."""
-        n_z, n = stack.shape[axis], len(self.projectors)
+    def _parts(self, stack: NDArray, *, axis: int) -> list[NDArray]:
+        """The rows, shared out among the cores; each part begins at an even one, as pairs share a transform."""
+        n_z, n = stack.shape[axis], cpu_count() if self.device == "cpu" else 1
         bounds = [2 * (n_z * i // (2 * n)) for i in range(n)] + [n_z]
-        pieces = [stack[(slice(None),) * axis + (slice(*pair),)] for pair in pairwise(bounds) if pair[0] < pair[1]]
-        return list(zip(self.projectors, pieces, strict=False))
+        return [stack[(slice(None),) * axis + (slice(*pair),)] for pair in pairwise(bounds) if pair[0] < pair[1]]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Reconstruction of a slab by each engine: our Fourier-slice one, ASTRA, TomoPy.
 
-Each function takes a slab of aligned images ``[tilt, z, u]`` and returns slices ``[z, y, x]`` in image
-value per pixel, with the conventions of :mod:`~mesotomo_utils.tomography.projector`. None falls
-back to another: what is absent is an error that names the mend.
+Each takes a slab of aligned images ``[tilt, z, u]`` and returns slices ``[z, y, x]`` in image value per pixel, in
+``out`` where that is given, with the conventions of :mod:`~mesotomo_utils.tomography.projector`. None falls back to
+another: what is absent is an error that names the mend.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class NufftEngine:
         self._weights: tuple[np.ndarray, np.ndarray] | None = None
         self._most: dict[str, int] = {}
 
-    def __call__(self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
+    def __call__(
+        self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool, *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Reconstruct a slab ``[tilt, z, u]`` to ``[z, y, x]`` numpy, value per pixel.
 
         Raises
@@ -64,11 +66,14 @@ class NufftEngine:
             The GPU's memory does not hold two slices and what their method needs.
         """
         if self.device == "cpu":
-            return self._reconstruct(slab, method, iterations, nonnegative)
+            if method == "fbp":
+                return self.projector.fbp(slab, out=out)
+            return _into(out, self._reconstruct(slab, method, iterations, nonnegative))
         if method not in self._most:
             self._most[method] = self._fitting(method)
         n_z, n = slab.shape[1], self.projector.size
-        out = np.empty((n_z, n, n), np.float32)
+        if out is None:
+            out = np.empty((n_z, n, n), np.float32)
         first = 0
         while first < n_z:
             last = min(first + self._most[method], n_z)
@@ -226,13 +231,15 @@ class AstraEngine:
         radians = -np.deg2rad(np.asarray(angles_deg, dtype=float))
         self._geometry = self._astra.create_proj_geom("parallel", 1.0, n_u, radians)
 
-    def __call__(self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
+    def __call__(
+        self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool, *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Reconstruct a slab ``[tilt, z, u]`` to ``[z, y, x]``, value per pixel."""
         slices = [
             self._slice(np.ascontiguousarray(slab[:, z]), method, iterations, nonnegative) for z in range(slab.shape[1])
         ]
         # its CGLS knows no bound
-        return np.maximum(slices, 0) if method == "cgls" and nonnegative else np.stack(slices)
+        return _into(out, np.maximum(slices, 0) if method == "cgls" and nonnegative else np.stack(slices))
 
     def _slice(self, sinogram: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
         astra = self._astra
@@ -289,16 +296,18 @@ class TomopyEngine:
         self._n_u = n_u
         self._scale: float | None = None
 
-    def __call__(self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
+    def __call__(
+        self, slab: np.ndarray, method: str, iterations: int, nonnegative: bool, *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Reconstruct a slab ``[tilt, z, u]`` to ``[z, y, x]``, value per pixel."""
         if method == "fbp":
-            return self._gridrec(slab) * np.float32(self._gridrec_scale())
+            return _into(out, self._gridrec(slab) * np.float32(self._gridrec_scale()))
         if not nonnegative:
-            return self._sirt(slab, iterations, None)
+            return _into(out, self._sirt(slab, iterations, None))
         slices = None
         for _ in range(iterations):  # each iteration depends on the slices alone
             slices = np.maximum(self._sirt(slab, 1, slices), 0)
-        return slices
+        return _into(out, slices)
 
     def _sirt(self, slab: np.ndarray, iterations: int, start: np.ndarray | None) -> np.ndarray:
         return self._tomopy.recon(
@@ -337,6 +346,14 @@ ENGINES: dict[str, Any] = {"nufft": NufftEngine, "astra": AstraEngine, "tomopy":
 def _dot(xp: ModuleType, one: np.ndarray, other: np.ndarray, along: str = "zyx") -> np.ndarray:
     """Scalar product of each slice of two volumes (``"zyx"``) or two series (``"tzu"``)."""
     return xp.einsum(f"{along},{along}->z", one, other)
+
+
+def _into(out: np.ndarray | None, slices: np.ndarray) -> np.ndarray:
+    """The slices, in ``out`` where there is one."""
+    if out is None:
+        return slices
+    out[:] = slices
+    return out
 
 
 def _library(name: str, mend: str) -> ModuleType:

@@ -2,8 +2,8 @@
 
 A projection's Fourier transform is a line through the centre of the slice's transform. The
 non-uniform FFT samples those lines straight from the pixels, so one projection of an n × n slice
-costs n² log n for all tilts together instead of n² per tilt. On the CPU it is finufft's; on a GPU
-cufinufft's where that can be loaded, else the one of :mod:`~mesotomo_utils.tomography.gridding`.
+costs n² log n for all tilts together instead of n² per tilt. It is the one of
+:mod:`~mesotomo_utils.tomography.gridding`; on a GPU it is cufinufft's where that can be loaded.
 
 Two slices travel in one complex transform. The projections of a real slice are real, so the real
 and the imaginary part come out unmixed; this halves the work at no loss.
@@ -17,15 +17,12 @@ import numpy as np
 from scipy.fft import next_fast_len
 
 from mesotomo_utils import backend
-from mesotomo_utils.tomography.gridding import Gridding, grid_edge
+from mesotomo_utils.tomography.gridding import pack, unpack
 from mesotomo_utils.tomography.transforms import load_transforms
 
 _COARSE_GRID_FROM = 3e-5
-"""finufft's grid of 1.25 times the pixels takes half the time of its grid of 2.
-
-In single precision it reaches 7e-5 for paper-size slices, and 1.8e-4 where finufft itself runs several threads.
-"""
-_PLAN_BYTES = {"cpu": 256e6, "cuda": 2e9}
+"""finufft's grid of 1.25 times the pixels takes half the time of that of 2, and reaches 7e-5 for paper-size slices."""
+_PLAN_BYTES = {"cpu": 64e6, "cuda": 2e9}
 """Upper bound of the working arrays of one batch of transforms, bytes."""
 _PLAN_SHARE = 0.25
 """The same on a GPU, as a share of the memory that it has free."""
@@ -51,7 +48,7 @@ class Projector:
         ``"cpu"``, ``"cuda"`` or ``"auto"``.
     tolerance
         Relative accuracy asked of the non-uniform FFT. Single precision reaches 2e-5; below that ask
-        for ``dtype="float64"`` too. From 3e-5 on a finer kernel on a coarser grid halves the time.
+        for ``dtype="float64"`` too.
     dtype
         ``"float32"`` or ``"float64"``: the precision of the transforms and of what they return.
     threads
@@ -77,7 +74,7 @@ class Projector:
     do not fold back into the field; its length is odd, because the one unpaired frequency of an
     even length would mix the two packed slices.
 
-    A projector keeps buffers of its plans: use one from one thread at a time.
+    A library keeps buffers with its plans: use such a projector from one thread at a time.
 
     Examples
     --------
@@ -130,14 +127,17 @@ class Projector:
         radians = np.deg2rad(angles)[:, None]
         points = [(frequency * trig(radians)).ravel() for trig in (np.sin, np.cos)]
         if self.transforms == "gridding":
-            options = {"tolerance": self.tolerance, "dtype": self._complex.name, "device": self.device}
-            self._gridding = Gridding((points[0], points[1]), self.size, **options)
+            options = {"threads": self.threads} if self.device == "cpu" else {}
+            options |= {"tolerance": self.tolerance, "dtype": self._complex.name}
+            self._gridding = self._library((points[0], points[1]), self.size, **options)
         else:
             self._points = [self._array(values.astype(self.dtype)) for values in points]
-        # finufft counts pixels from −(n // 2) and the FFT from 0: the phase moves both origins to the exact centre.
+        # the transform counts pixels from −(n // 2), the FFT from 0: the phase moves both origins to the exact centre
         half = self.size // 2 - (self.size - 1) / 2
         offset = half * (np.cos(radians) + np.sin(radians)) + (self.n_u - 1) / 2
-        self._phase = self._array(np.exp(-1j * frequency * offset).astype(self._complex))
+        phase = np.exp(-1j * frequency * offset)
+        self._phase = self._array(phase.astype(self._complex))
+        self._phase_back = self._array((phase.conj() / self.length).astype(self._complex))
         self._pairs, self.batch_bytes = self._batch()
 
     @property
@@ -170,8 +170,7 @@ class Projector:
         out = xp.empty((self.n_tilts, n_z, self.n_u), self.dtype)
         fft = backend.fft_module(xp)
         for first, last in self._batches(n_z):
-            packed = _pack(xp, slices[first:last], self._complex)
-            lines = self._execute(2, packed, (self.n_tilts, self.length))
+            lines = self._to_points(slices[first:last]).reshape(-1, self.n_tilts, self.length)
             lines *= self._phase
             images = self._transform(fft.ifft, lines)[..., : self.n_u].transpose(1, 0, 2)
             out[:, first:last:2] = images.real
@@ -200,19 +199,21 @@ class Projector:
         xp = backend.get_array_module(sinogram)
         out = xp.empty((sinogram.shape[1], self.size, self.size), self.dtype)
         for first, last in self._batches(sinogram.shape[1]):
-            packed = _pack(xp, sinogram[:, first:last].transpose(1, 0, 2), self._complex)
+            packed = pack(sinogram[:, first:last].transpose(1, 0, 2), self._complex)
             padded = xp.zeros((*packed.shape[:2], self.length), self._complex)
             padded[..., : self.n_u] = packed
-            _unpack(out[first:last], self._smear(xp, padded))
+            self._smear(xp, padded, out[first:last])
         return out
 
-    def fbp(self, sinogram: np.ndarray) -> np.ndarray:
+    def fbp(self, sinogram: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
         """Filtered back-projection.
 
         Parameters
         ----------
         sinogram
             (T, Z, n_u) real, ``[tilt, z, u]``; what lies outside the field counts as zero.
+        out
+            (Z, size, size) of the projector's dtype, filled with the result and returned; a new one if left out.
 
         Returns
         -------
@@ -239,29 +240,39 @@ class Projector:
         ramp = _ramp(padded_length) * angular_weights(self.angles_deg)[:, None]
         ramp = self._array(ramp.astype(self.dtype))
         right = self.n_u + (self.length - self.n_u) // 2
-        out = xp.empty((n_z, self.size, self.size), self.dtype)
+        if out is None:
+            out = xp.empty((n_z, self.size, self.size), self.dtype)
         for first, last in self._batches(n_z):
-            packed = _pack(xp, sinogram[:, first:last].transpose(1, 0, 2), self._complex)
+            packed = pack(sinogram[:, first:last].transpose(1, 0, 2), self._complex)
             spectrum = self._transform(fft.fft, packed, n=padded_length)
             spectrum *= ramp
             filtered = self._transform(fft.ifft, spectrum)
             # tails of the filter beyond the field, wrapped as the periodic transform expects them
             kept = xp.concatenate([filtered[..., :right], filtered[..., right - self.length :]], axis=-1)
-            _unpack(out[first:last], self._smear(xp, kept))
+            self._smear(xp, kept, out[first:last])
         return out
 
-    def _smear(self, xp: Any, lines: np.ndarray) -> np.ndarray:
-        """Back-project complex (P, T, length) lines, overwriting them, to (P, size, size)."""
+    def _smear(self, xp: Any, lines: np.ndarray, out: np.ndarray) -> None:
+        """Back-project complex (P, T, length) lines, overwriting them, into (Z, size, size) slices."""
         spectrum = self._transform(backend.fft_module(xp).fft, lines)
-        spectrum *= self._phase.conj()
-        spectrum /= self.length
-        return self._execute(1, spectrum.reshape(spectrum.shape[0], -1), (self.size, self.size))
+        spectrum *= self._phase_back
+        self._to_slices(spectrum.reshape(spectrum.shape[0], -1), out)
 
-    def _execute(self, kind: int, data: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """One batch through the plan of its size; plans are kept."""
+    def _to_points(self, slices: np.ndarray) -> np.ndarray:
+        """(P, T · length) spectra of pairs of slices."""
         if self.transforms == "gridding":
-            result = self._gridding.to_images(data) if kind == 1 else self._gridding.to_points(data)
-            return result.reshape(-1, *shape)
+            return self._gridding.to_points(slices)
+        return self._execute(2, pack(slices, self._complex))
+
+    def _to_slices(self, spectra: np.ndarray, out: np.ndarray) -> None:
+        """The adjoint, into the slices."""
+        if self.transforms == "gridding":
+            self._gridding.to_slices(spectra, out)
+        else:
+            unpack(out, self._execute(1, spectra).reshape(-1, self.size, self.size))
+
+    def _execute(self, kind: int, data: np.ndarray) -> np.ndarray:
+        """One batch through the library's plan of its size; plans are kept."""
         xp = backend.get_array_module(data)
         n = data.shape[0]
         if (kind, n) not in self._plans:
@@ -285,8 +296,7 @@ class Projector:
             self._plans[kind, n] = plan
         if n == 1:
             data = data[0]
-        result = self._plans[kind, n].execute(xp.ascontiguousarray(data))
-        return result.reshape(n, *shape)
+        return self._plans[kind, n].execute(xp.ascontiguousarray(data)).reshape(n, -1)
 
     def release(self) -> None:
         """Give back the memory that plans hold until they are needed again."""
@@ -294,11 +304,11 @@ class Projector:
 
     def _batch(self) -> tuple[int, float]:
         """How many pairs of slices to transform at once, and the bytes at work then."""
-        points = 3 * self.n_tilts * 2 * self.length + 2 * self.size**2
-        if self.transforms == "gridding":  # the grid, what the FFT works in, and the pixels on their way
-            points += 3 * grid_edge(self.size, self.tolerance) ** 2
-        elif self.transforms == "cufinufft":  # a grid and what the FFT works in for either direction
-            points += 4 * (2 * self.size) ** 2
+        points = 3 * self.n_tilts * 2 * self.length
+        if (self.transforms, self.device) != ("gridding", "cpu"):
+            points += 2 * self.size**2
+        if self.device == "cuda":  # what the FFT works in, and a grid: cufinufft has one for either direction
+            points += 3 * self._gridding.edge**2 if self.transforms == "gridding" else 4 * (2 * self.size) ** 2
         per_pair = self._complex.itemsize * points
         limit = _PLAN_BYTES[self.device]
         if self.device == "cuda":
@@ -403,20 +413,6 @@ def _ramp(length: int) -> np.ndarray:
     odd = distance % 2 == 1
     kernel[odd] = -1 / (np.pi * distance[odd]) ** 2
     return np.fft.fft(kernel).real
-
-
-def _pack(xp: Any, stack: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """(Z, …) real to (⌈Z/2⌉, …) complex: even ones real, odd ones imaginary."""
-    packed = xp.zeros(((stack.shape[0] + 1) // 2, *stack.shape[1:]), dtype)
-    packed.real = stack[::2]
-    packed.imag[: stack.shape[0] // 2] = stack[1::2]
-    return packed
-
-
-def _unpack(out: np.ndarray, packed: np.ndarray) -> None:
-    """Inverse of :func:`_pack`, into ``out``."""
-    out[::2] = packed.real
-    out[1::2] = packed.imag[: out.shape[0] // 2]
 
 
 def _odd_fast_length(minimum: int) -> int:

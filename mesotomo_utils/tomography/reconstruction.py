@@ -21,7 +21,7 @@ from mesotomo_utils.tomography.transforms import load_transforms
 
 _SLAB_BYTES = 1e9
 """Working memory of one slab where no limit is given, bytes."""
-_BATCH_BYTES = 256e6
+_BATCH_BYTES = 64e6
 """What the projector takes for a batch of transforms, at most, bytes."""
 _FIXED_BYTES = 80e6
 """What the libraries take for themselves once they are at work, bytes."""
@@ -144,8 +144,10 @@ def reconstruct(
     options = {"workers": at_once, "dask": dask, "progress": progress}
     if out is None:
         volume = np.empty(shape, np.float32)
+        job.volume = volume if dask is None else None
         for (at, images), slices in zip(slabs, distribute.each_item(job, slabs, **options), strict=True):
-            volume[at : at + images.shape[1]] = slices
+            if slices is not None:
+                volume[at : at + images.shape[1]] = slices
         return volume
     source = {"name": series.name, "pixel_nm": series.pixel_nm, "angles_deg": series.angles_deg.round(6)}
     notes: dict[str, Any] = {"method": method, "engine": engine, "device": resolved, "n_tilts": n_tilts}
@@ -170,7 +172,8 @@ def reconstruct(
 class _Job:
     """Reconstructs one slab after another, here or on a worker; each thread keeps transforms of its own.
 
-    Where it has a writer it writes the slices and returns the slab's key, else it returns the slices.
+    Where it has a volume it puts the slices there, where it has a writer it writes them and returns the slab's key;
+    else it returns them.
     """
 
     def __init__(
@@ -180,9 +183,10 @@ class _Job:
         self.pixel_nm = np.float32(series.pixel_nm)
         self.engine = engine
         self.solve = (method, iterations, nonnegative)
-        # always one thread a slab: the last digits of finufft, 5e-5 of the largest value, depend on how many it has
+        # one thread a slab, for there are as many slabs at work as threads
         self.options = {"threads": 1} if engine == "nufft" else {}
         self.writer: TomogramWriter | None = None
+        self.volume: np.ndarray | None = None
         self._own = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -191,11 +195,15 @@ class _Job:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _own=threading.local())
 
-    def __call__(self, slab: tuple[int, np.ndarray]) -> np.ndarray | str:
+    def __call__(self, slab: tuple[int, np.ndarray]) -> np.ndarray | str | None:
         first, images = slab
         if not hasattr(self._own, "engine"):
             self._own.engine = ENGINES[self.engine](*self.geometry, **self.options)
-        slices = self._own.engine(images / self.pixel_nm, *self.solve)
+        images_per_pixel = images / self.pixel_nm
+        if self.volume is not None:
+            self._own.engine(images_per_pixel, *self.solve, out=self.volume[first : first + images.shape[1]])
+            return None
+        slices = self._own.engine(images_per_pixel, *self.solve)
         return slices if self.writer is None else self.writer.write(first, slices, _digest(images))
 
     def name(self) -> str:
@@ -332,6 +340,7 @@ def slab_bytes(rows: int, *, n_tilts: int, n_u: int, method: str, to_disk: bool,
     slices, sinograms = {"fbp": (1, 1), "sirt": (2, 3), "cgls": (6, 4)}[method]
     slices += 0.75 if to_disk else 1 + waits
     sinograms += 2 * waits
-    pair = 8 * (7.5 * line + 2 * area)
-    # arrays, a batch of transforms, finufft's own grid
-    return 4 * rows * (slices * area + sinograms * line) + max(pair, min(_BATCH_BYTES, pair * rows / 2)) + 12.5 * area
+    pair = 8 * 7.5 * line
+    # arrays, a batch of transforms, and what these hold: a grid, and the windows of all points
+    held = 13 * area + 76 * 1.35 * line
+    return 4 * rows * (slices * area + sinograms * line) + max(pair, min(_BATCH_BYTES, pair * rows / 2)) + held

@@ -6,10 +6,14 @@ import importlib
 import logging
 from typing import Any
 
+from mesotomo_utils.tomography.gridding_cpu import CpuGridding
+from mesotomo_utils.tomography.gridding_gpu import GpuGridding
+
 log = logging.getLogger(__name__)
 
-TRANSFORMS = {"cpu": ("finufft", "gridding"), "cuda": ("cufinufft", "gridding")}
+TRANSFORMS = {"cpu": ("gridding", "finufft"), "cuda": ("cufinufft", "gridding")}
 """Non-uniform FFTs of each device, the preferred one first."""
+_OURS = {"cpu": CpuGridding, "cuda": GpuGridding}
 
 
 def load_transforms(device: str, wanted: str | None = None) -> tuple[str, Any]:
@@ -20,13 +24,13 @@ def load_transforms(device: str, wanted: str | None = None) -> tuple[str, Any]:
     device
         ``"cpu"`` or ``"cuda"``.
     wanted
-        One of :data:`TRANSFORMS`. If left out it is finufft; on a GPU it is cufinufft where that can be loaded, and
-        else :mod:`~mesotomo_utils.tomography.gridding`, which the log says.
+        One of :data:`TRANSFORMS`. If left out it is :mod:`~mesotomo_utils.tomography.gridding`; but on a GPU it is
+        cufinufft where that can be loaded, and the log says where not.
 
     Returns
     -------
     name, library
-        The library is None for ``"gridding"``, which needs none.
+        The library's module; for ``"gridding"`` the class of the device.
 
     Raises
     ------
@@ -40,12 +44,12 @@ def load_transforms(device: str, wanted: str | None = None) -> tuple[str, Any]:
         raise ValueError(f"transforms on {device!r} must be one of {', '.join(known)}, not {wanted!r}")
     name = wanted or known[0]
     if name == "gridding":
-        return name, None
+        return name, _OURS[device]
     try:
         return name, importlib.import_module(name)
     except ImportError as error:
         if wanted is None and device == "cuda":
             log.info("cufinufft cannot be loaded (%s): the transforms run on the GPU kernels of our own", error)
-            return "gridding", None
+            return "gridding", _OURS[device]
         mend = f"pip install {name}" + (", or leave transforms out" if device == "cuda" else "")
         raise RuntimeError(f"{name} is not installed or cannot be loaded ({error}): {mend}") from error

@@ -1,0 +1,226 @@
+"""The non-uniform FFT of :mod:`.gridding` on a CPU, in loops that numba compiles.
+
+A pair of slices has a grid of its own, so that a slice comes out the same, to the last bit, whichever slices it travels
+with. Points are visited square by square of the grid, for the sake of the cache. The grid begins at its middle, not at
+pixel 0, and so holds the slices in one piece: weights change their sign from grid point to grid point. Beyond its edges
+lies a margin for the windows that cross them.
+
+The compiled code is kept by no cache, as that of :mod:`mesotomo_utils.mapping.splines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numba
+import numpy as np
+from scipy import fft
+
+from mesotomo_utils.distribute import map_items
+from mesotomo_utils.tomography.gridding import Gridding
+
+_SQUARE = 32
+"""Edge of the squares of the grid whose points follow one another."""
+
+
+class CpuGridding(Gridding):
+    """As :class:`~mesotomo_utils.tomography.gridding.Gridding`, between numpy arrays.
+
+    Parameters
+    ----------
+    points, size, tolerance, dtype
+        As there.
+    threads
+        Pairs at work at once, at most.
+
+    Notes
+    -----
+    Several threads may use one at once.
+
+    Examples
+    --------
+    >>> zero = np.zeros(1)
+    >>> transform = CpuGridding((zero, zero), 4, tolerance=1e-9, dtype="complex128")
+    >>> transform.to_points(np.ones((1, 4, 4))).real.round(6).tolist()
+    [[16.0]]
+    """
+
+    FINENESS = 1.25  # the window takes as long as the FFT
+    MARGIN = 0.4
+
+    def __init__(
+        self,
+        points: tuple[np.ndarray, np.ndarray],
+        size: int,
+        *,
+        tolerance: float,
+        dtype: str,
+        threads: int = 1,
+    ) -> None:
+        super().__init__(points, size, tolerance=tolerance, dtype=dtype)
+        corner, before = self._corners(points)
+        squares = corner // _SQUARE
+        order = np.argsort(squares[:, 0] * self.edge + squares[:, 1], kind="stable")
+        self._order = order.astype(np.uint32)
+        self._corner = corner[order].astype(np.uint32)
+        self._weights = [self._weights_of(axis) for axis in before[order].T]
+        for weights, first in zip(self._weights, self._corner.T, strict=True):
+            weights[:, 1::2] *= -1
+            weights[first % 2 == 1] *= -1
+        self._corrections = self._correction().astype(self.real)
+        self._threads = threads
+        self._grids: list[np.ndarray] = []  # that no thread is at work on
+        middle = self.edge // 2 - self.size // 2
+        self._inside = slice(middle, middle + self.size)
+
+    def to_points(self, slices: np.ndarray) -> np.ndarray:
+        """Fourier transform of each pair at the points: the sum of value × exp(−i (q·j)), j counted from −(n // 2).
+
+        Parameters
+        ----------
+        slices
+            (Z, n, n) real.
+
+        Returns
+        -------
+        ndarray
+            (⌈Z/2⌉, M) complex.
+        """
+        slices = np.ascontiguousarray(slices, self.real)
+        values = np.empty(((len(slices) + 1) // 2, self.n_points), self.dtype)
+
+        def one(pair: int, grid: np.ndarray, workers: int) -> None:
+            _place(slices[2 * pair : 2 * pair + 2], self._corrections, self._inside.start, grid)
+            square = grid[: self.edge, : self.edge]
+            for part, axis in ((square[:, self._inside], 0), (square, 1)):
+                found = fft.fft(part, axis=axis, overwrite_x=True, workers=workers)
+                if not np.may_share_memory(found, part):  # it may, but need not, lie in its place
+                    part[:] = found
+            _interpolate(_real(grid), self.edge, self._order, self._corner, *self._weights, _real(values[pair]))
+
+        self._each(one, len(values))
+        return values
+
+    def to_slices(self, values: np.ndarray, out: np.ndarray) -> None:
+        """The exact adjoint: the sum of value × exp(+i (q·j)) over the points, for every pixel j.
+
+        Parameters
+        ----------
+        values
+            (⌈Z/2⌉, M) complex.
+        out
+            (Z, n, n) real, filled with the slices.
+        """
+        values = np.ascontiguousarray(values, self.dtype)
+
+        def one(pair: int, grid: np.ndarray, workers: int) -> None:
+            _spread(_real(values[pair]), self._order, self._corner, *self._weights, _real(grid), self.edge)
+            # norm="forward": the inverse without its 1 / edge
+            options = {"norm": "forward", "overwrite_x": True, "workers": workers}
+            lines = fft.ifft(grid[: self.edge, : self.edge], axis=1, **options)
+            columns = fft.ifft(lines[:, self._inside], axis=0, **options)
+            _take(columns[self._inside], self._corrections, out[2 * pair : 2 * pair + 2])
+
+        self._each(one, len(values))
+
+    def _each(self, one: Callable[[int, np.ndarray, int], None], count: int) -> None:
+        """One pair after another, in several threads; those a lone pair leaves over do its FFTs."""
+        bounds = np.linspace(0, count, min(self._threads, count) + 1).astype(int)
+        workers = self._threads if count == 1 else 1
+
+        def some(pairs: tuple[int, int]) -> None:
+            try:
+                grid = self._grids.pop()
+            except IndexError:
+                grid = np.empty((self.edge + self.width,) * 2, self.dtype)
+            for pair in range(*pairs):
+                one(pair, grid, workers)
+            self._grids.append(grid)
+
+        map_items(some, list(pairwise(bounds)), workers=len(bounds) - 1)
+
+
+def _real(array: np.ndarray) -> np.ndarray:
+    """Real and imaginary parts beside each other, along the last axis."""
+    return array.view(array.real.dtype)
+
+
+# whole numbers without a sign: numba need not see whether an index counts from the end. What may be reordered is a sum
+# over a window; infinities and NaN stay what they are.
+_Index, _TWO = np.uint64, np.uint64(2)
+_compiled = numba.njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})
+
+
+@_compiled
+def _spread(values, order, corner, weight_y, weight_x, grid, edge):
+    """Grid: every value whose window holds the grid point, times its weight there."""
+    width = _Index(weight_y.shape[1])
+    run = _TWO * width
+    line = np.empty(run, grid.dtype)
+    grid[:] = 0
+    for m in range(_Index(len(order))):
+        at = _TWO * _Index(order[m])
+        for k in range(width):
+            line[_TWO * k] = weight_x[m, k] * values[at]
+            line[_TWO * k + _Index(1)] = weight_x[m, k] * values[at + _Index(1)]
+        row, column = _Index(corner[m, 0]), _TWO * _Index(corner[m, 1])
+        for j in range(width):
+            weight = weight_y[m, j]
+            for k in range(run):
+                grid[row + j, column + k] += weight * line[k]
+    # what lies in the margin belongs at the other end
+    for j in range(width):
+        for k in range(_Index(grid.shape[1])):
+            grid[j, k] += grid[_Index(edge) + j, k]
+    for j in range(_Index(edge)):
+        for k in range(run):
+            grid[j, k] += grid[j, _TWO * _Index(edge) + k]
+
+
+@_compiled
+def _interpolate(grid, edge, order, corner, weight_y, weight_x, values):
+    """Values: the window times the grid, the transpose of :func:`_spread`."""
+    width = _Index(weight_y.shape[1])
+    run = _TWO * width
+    line = np.empty(run, grid.dtype)
+    for j in range(_Index(edge)):
+        for k in range(run):
+            grid[j, _TWO * _Index(edge) + k] = grid[j, k]
+    for j in range(width):
+        for k in range(_Index(grid.shape[1])):
+            grid[_Index(edge) + j, k] = grid[j, k]
+    for m in range(_Index(len(order))):
+        row, column = _Index(corner[m, 0]), _TWO * _Index(corner[m, 1])
+        for k in range(run):
+            line[k] = 0
+        for j in range(width):
+            weight = weight_y[m, j]
+            for k in range(run):
+                line[k] += weight * grid[row + j, column + k]
+        at = _TWO * _Index(order[m])
+        values[at] = values[at + _Index(1)] = 0
+        for k in range(width):
+            values[at] += weight_x[m, k] * line[_TWO * k]
+            values[at + _Index(1)] += weight_x[m, k] * line[_TWO * k + _Index(1)]
+
+
+@_compiled
+def _place(slices, corrections, first, grid):
+    """One or two slices, corrected, in a grid of zeros."""
+    grid[:] = 0
+    for i in range(len(corrections)):
+        for j in range(len(corrections)):
+            second = slices[1, i, j] if len(slices) == 2 else slices.dtype.type(0)
+            grid[first + i, first + j] = complex(slices[0, i, j], second) * (corrections[i] * corrections[j])
+
+
+@_compiled
+def _take(square, corrections, slices):
+    """One or two slices out of their part of the grid."""
+    for i in range(len(corrections)):
+        for j in range(len(corrections)):
+            correction = corrections[i] * corrections[j]
+            slices[0, i, j] = square[i, j].real * correction
+            if len(slices) == 2:
+                slices[1, i, j] = square[i, j].imag * correction
