@@ -149,6 +149,15 @@ def test_lost_value_and_lost_dot_are_red(run, tmp_path):
     assert "a_nm" in failed(run, recorded)
 
 
+def test_a_whole_number_is_a_count_only_without_a_standard_error(tmp_path):
+    row = {"index": None, "unit": None}
+    rows = [row | {"name": "bragg_snr", "value": 8359.0, "sigma": 840.0}, row | {"name": "qd_count", "value": 57}]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    compare.record_values(tmp_path, tmp_path / "recorded.json")
+    recorded = json.loads((tmp_path / "recorded.json").read_text())
+    assert {name: kept["tolerance"] for name, kept in recorded.items()} == {"bragg_snr": 210.0, "qd_count": 0.0}
+
+
 def test_wrong_equivalent_is_seen_though_the_error_is_not(run):
     def turn(qds):
         R = lattice.from_quaternions(qds[errors.QUATERNION].to_numpy())

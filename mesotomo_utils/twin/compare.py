@@ -321,7 +321,7 @@ def _imaging(truth_dir: Path) -> dict[str, Any]:
 def record_values(run_dir: str | Path, path: str | Path) -> None:
     """Write the results of a run as the recorded values, each with the tolerance it is held to.
 
-    Counts are exact. Everything else may move by a quarter of its own standard error, or by 2 %
+    Counts, whole numbers without unit and standard error, are exact. Everything else may move by a quarter of its own standard error, or by 2 %
     where it has none: library versions change last digits and, rarely, one dot's neck. Errors
     against the truth (``twin_…``) are not recorded: they have bounds.
     """
@@ -331,7 +331,7 @@ def record_values(run_dir: str | Path, path: str | Path) -> None:
         if not isinstance(value, int | float) or isinstance(value, bool) or row["name"].startswith("twin_"):
             continue
         sigma = row.get("sigma")
-        if float(value).is_integer() and row["unit"] in ("", None):
+        if float(value).is_integer() and row["unit"] in ("", None) and not sigma:
             tolerance = 0.0
         else:
             tolerance = 0.25 * sigma if sigma else 0.02 * abs(value)
