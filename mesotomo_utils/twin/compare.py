@@ -321,9 +321,9 @@ def _imaging(truth_dir: Path) -> dict[str, Any]:
 def record_values(run_dir: str | Path, path: str | Path) -> None:
     """Write the results of a run as the recorded values, each with the tolerance it is held to.
 
-    Counts, whole numbers without unit and standard error, are exact. Everything else may move by a quarter of its own standard error, or by 2 %
-    where it has none: library versions change last digits and, rarely, one dot's neck. Errors
-    against the truth (``twin_…``) are not recorded: they have bounds.
+    Counts, whole numbers without unit and standard error, are exact. Everything else may move by a
+    quarter of its own standard error, or by 2 % where it has none: library versions change last
+    digits and, rarely, one dot's neck. Errors against the truth (``twin_…``) are not recorded: they have bounds.
     """
     recorded = {}
     for row in _results(Path(run_dir)):
