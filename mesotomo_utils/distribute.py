@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -124,11 +125,9 @@ def each_item(
         bar["mininterval"] = 15  # seconds: in a log a line now and then, no running bar
     workers = cpu_count() if workers is None else workers
     if dask is not None:
-        with connect(dask) as client:
-            # the function is a result of the cluster's own: made again where the worker that had it is lost
-            carried = client.submit(_same, function, pure=False)
+        with connect(dask) as client, _on_every_worker(client, function) as name:
             ahead = _AHEAD * sum(client.nthreads().values())
-            results = _in_order(lambda item: client.submit(_apply, carried, item, pure=False), items, ahead)
+            results = _in_order(lambda item: client.submit(_apply, name, item, pure=False), items, ahead)
             yield from tqdm(results, **bar)
     else:
         with _one_blas_thread_each():
@@ -229,9 +228,29 @@ def _in_order(submit: Callable[[Any], Any], items: Iterable[Any], ahead: int) ->
             future.cancel()
 
 
-def _same(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return function
+@contextmanager
+def _on_every_worker(client: Any, function: Callable[[Any], Any]) -> Iterator[str]:
+    """Have each worker hold a function, those too that come later; yields the name it has there.
+
+    As a task's result it would lie on one worker, and the others would fetch it from there: should that one die at that
+    moment, they may wait for it for ever.
+    """
+    from distributed import WorkerPlugin
+
+    class Held(WorkerPlugin):
+        def __init__(self) -> None:
+            self.function = function
+
+    name = f"mesotomo-{uuid.uuid4()}"
+    client.register_plugin(Held(), name=name)
+    try:
+        yield name
+    finally:
+        client.unregister_worker_plugin(name)
 
 
-def _apply(function: Callable[[Any], Any], item: Any) -> Any:
-    return function(item)
+def _apply(name: str, item: Any) -> Any:
+    """On a worker: the function that it holds under a name."""
+    from distributed import get_worker
+
+    return get_worker().plugins[name].function(item)
