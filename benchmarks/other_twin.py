@@ -64,6 +64,10 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.4, "given": 5.5, "anion": "Te", "lattice_nm": 0.646, "electrons": 350.0},
     "q16": {"seed": 7116, "dots": 560, "cell": (6.55, 6.30, 5.95, 94, 86, 103), "base": "Si", "cap": "C"}
     | {"gap": 0.4, "given": 5.6, "edges_nm": (4.6, 5.8), "pixel_nm": 0.065, "electrons": 100.0, "tilts": 150},
+    "q17": {"seed": 7117, "dots": 580, "cell": (5.55, 6.60, 6.10, 104, 95, 85), "base": "Si", "cap": "Pt", "even": True}
+    | {"gap": 0.45, "given": 5.0, "pixel_nm": 0.06, "electrons": 150.0, "tilts": 140},
+    "q18": {"seed": 7118, "dots": 600, "cell": (6.00, 5.70, 5.60, 90, 99, 94), "base": "C", "cap": "C"}
+    | {"gap": 0.4, "given": 4.6, "edges_nm": (4.1, 5.1), "pixel_nm": 0.085, "electrons": 250.0},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
 USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}

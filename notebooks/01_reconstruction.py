@@ -47,6 +47,7 @@ from mesotomo_utils.tomography import (
 from mesotomo_utils.tomography.cutting import mapping_chunks
 from mesotomo_utils.tomography.projector import Projector
 from mesotomo_utils.tomography.reconstruction import reconstruct, remove_background
+from mesotomo_utils.tomography.stopping import enough_iterations
 from mesotomo_utils.tomography.tilt_series import load_tilt_series, pixel_positions
 from mesotomo_utils.tomography.tomogram import load_tomogram, open_tomogram, tomogram_attributes, write_tomogram
 from mesotomo_utils.visualization import distortion_figures, figures, lattice_figures, movies, tomography_figures
@@ -61,7 +62,7 @@ run_dir = "runs/small"  # the run folder
 device = "auto"  # auto, cpu or cuda
 method = "fbp"  # of the tomogram: fbp, sirt or cgls
 engine = "nufft"  # nufft, astra or tomopy
-iterations = 30  # of sirt and cgls
+iterations = None  # of sirt and cgls; None: as many as predict left-out images best, and 30 in the comparison
 comparison_nm = 1.0  # thickness of the central slab that is also reconstructed by SIRT
 window_nm = None  # edge of the windows of the spectra; None: 128 voxels
 point_spread_nm = 0.1  # point spread of the simulated spectrum
@@ -177,6 +178,9 @@ saved = results.save_figure(fig, run_dir, "known_case", pd.DataFrame({"made": [1
 # go straight to disk.
 
 # %%
+if has_series and method != "fbp" and iterations is None:
+    iterations = enough_iterations(aligned, method=method, device="cpu" if dask else where)
+    print(f"{iterations} iterations of {method.upper()} predict left-out images best")
 making = {
     "method": method, "engine": engine, "device": where, "iterations": iterations,
     "memory": None if memory_gb is None else 1e9 * memory_gb, "dask": dask, "attributes": {"sample": description.name},
@@ -223,20 +227,20 @@ saved = results.save_figure(fig, run_dir, "fig_1d_tomogram", {k: pd.DataFrame(v[
 # the correlation printed is over all voxels of the slice, the noise that back-projection keeps and the empty rim too.
 #
 # For a particle seen from few tilts (less than about one for each pixel across it), or with a wedge of them missing,
-# take `method = "cgls"` for the tomogram, with 30 iterations, 10 where noise is 1 % of the largest image value, 6 at
-# 3 %: what no image shows, the bound at zero fills in part. `benchmarks/README.md` has the correlations with known
-# particles. The corrections that 02 and 03 make for limited tilts were chosen on filtered back-projections.
+# take `method = "cgls"` for the tomogram: what no image shows, the bound at zero fills in part. Too many iterations fit
+# the noise; each fifth image is left out to see when. `benchmarks/README.md` has the correlations with known particles.
+# The corrections that 02 and 03 make for limited tilts were chosen on filtered back-projections.
 
 # %%
 if has_series:
     half_slab = max(1, round(comparison_nm / voxel_nm / 2))
     middle = max(0, middle_z - half_slab), min(tomogram.shape[0], middle_z + half_slab)
-    options = {key: making[key] for key in ("device", "iterations", "memory", "dask")}
+    options = {key: making[key] for key in ("device", "memory", "dask")} | {"iterations": iterations or 30}
     slab = reconstruct(aligned, method="sirt", slab=middle, **options)
     sirt = slab[middle_z - middle[0]]
     correlation = np.corrcoef(xy.ravel(), sirt.ravel())[0, 1]
     print(f"correlation of the two slices: {correlation:.3f}")
-    pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {iterations} iterations": sirt}
+    pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {options['iterations']} iterations": sirt}
     fig = tomography_figures.two_methods(pair, voxel_nm)
     tables = {"tomogram": pd.DataFrame(xy[::4, ::4]), "sirt": pd.DataFrame(sirt[::4, ::4])}
     results.save_figure(fig, run_dir, "methods", tables)

@@ -17,11 +17,11 @@ def stored(repository: Path, name: str) -> dict:
 
 def test_few_tilts_reach_what_is_published(repository, load_benchmark):
     module, table = load_benchmark("few_tilts"), pd.DataFrame(stored(repository, "few_tilts")["table"])
-    runs = {method if method == "fbp" else f"{method} {iterations}" for method, iterations in module.RUNS}
+    runs = {module.label(*run) for run in module.RUNS}
     cases = len(module.PARTICLES) * len(module.SEEDS) * len(module.GEOMETRIES) * len(module.NOISE)
     assert len(table) == cases * len(runs)
     assert set(table["run"]) == runs
-    by_default = table[(table["run"] == "cgls 30") & (table["noise"] == 0)]
+    by_default = table[(table["run"] == "cgls chosen") & (table["noise"] == 0)]
     for tilts, published in module.PUBLISHED.items():
         assert by_default.loc[by_default["tilts"] == tilts, "correlation"].min() > published
 

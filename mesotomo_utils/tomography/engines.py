@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Iterator
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
@@ -113,16 +115,33 @@ class NufftEngine:
     def _reconstruct(self, images: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
         if method == "fbp":
             return self.projector.fbp(images)
-        if method == "sirt":
-            return self._sirt(images, iterations, nonnegative)
-        return self._cgls(images, iterations, nonnegative)
+        return next(islice(self.iterates(images, method, nonnegative), iterations - 1, None))
 
-    def _sirt(self, images: np.ndarray, iterations: int, nonnegative: bool) -> np.ndarray:
+    def iterates(self, images: np.ndarray, method: str, nonnegative: bool) -> Iterator[np.ndarray]:
+        """The slices after each iteration of SIRT or CGLS, without end, in one array that goes on changing.
+
+        Parameters
+        ----------
+        images
+            (T, Z, n_u) on the device.
+        method, nonnegative
+            As of :func:`~mesotomo_utils.tomography.reconstruction.reconstruct`.
+
+        Yields
+        ------
+        ndarray
+            (Z, n_u, n_u), on the device.
+        """
+        if method == "sirt":
+            return self._sirt(images, nonnegative)
+        return self._bounded_cgls(images) if nonnegative else self._cgls(images)
+
+    def _sirt(self, images: np.ndarray, nonnegative: bool) -> Iterator[np.ndarray]:
         """Iterate x ← x + C Aᵀ R (p − A x), C and R the inverse column and row sums (Gregor and Benson 2008)."""
         xp = backend.get_array_module(images)
         rows, columns = self._sums(xp)
         slices = xp.zeros((images.shape[1], self.projector.size, self.projector.size), np.float32)
-        for _ in range(iterations):
+        while True:
             residual = self.projector.forward(slices)
             xp.subtract(images, residual, out=residual)
             residual /= rows
@@ -131,7 +150,7 @@ class NufftEngine:
             slices += step
             if nonnegative:
                 xp.maximum(slices, 0, out=slices)
-        return slices
+            yield slices
 
     def _sums(self, xp: ModuleType) -> tuple[np.ndarray, np.ndarray]:
         """Row and column sums of the projection; both well away from 0 in the field."""
@@ -142,28 +161,26 @@ class NufftEngine:
             self._weights = (xp.maximum(rows, 1.0), xp.maximum(columns, 0.1 * self.projector.n_tilts))
         return self._weights
 
-    def _cgls(self, images: np.ndarray, iterations: int, nonnegative: bool) -> np.ndarray:
+    def _cgls(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """Conjugate gradients on the normal equations, each slice with its own step lengths."""
-        if nonnegative:
-            return self._bounded_cgls(images, iterations)
         xp = backend.get_array_module(images)
         slices = xp.zeros((images.shape[1], self.projector.size, self.projector.size), np.float32)
         residual = images.copy()
         gradient = self.projector.adjoint(residual)
         direction = gradient.copy()
         norm = _dot(xp, gradient, gradient)
-        for _ in range(iterations):
+        while True:
             projected = self.projector.forward(direction)
             step = norm / xp.maximum(_dot(xp, projected, projected, along="tzu"), _TINY)
             slices += step[:, None, None] * direction
+            yield slices
             residual -= step[None, :, None] * projected
             gradient = self.projector.adjoint(residual)
             previous, norm = norm, _dot(xp, gradient, gradient)
             direction *= (norm / xp.maximum(previous, _TINY))[:, None, None]
             direction += gradient
-        return slices
 
-    def _bounded_cgls(self, images: np.ndarray, iterations: int) -> np.ndarray:
+    def _bounded_cgls(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """Conjugate gradients among non-negative slices.
 
         Each step moves only the voxels that are free: positive, or at zero and drawn upwards. It ends at the
@@ -175,7 +192,7 @@ class NufftEngine:
         slices = xp.zeros((images.shape[1], self.projector.size, self.projector.size), np.float32)
         residual = images
         direction = previous = norm = None
-        for iteration in range(iterations):
+        while True:
             gradient = self.projector.adjoint(residual)
             free = slices > 0
             gradient *= free | (gradient > 0)
@@ -193,10 +210,9 @@ class NufftEngine:
             step = along / xp.maximum(_dot(xp, projected, projected, along="tzu"), _TINY)
             slices += step[:, None, None] * direction
             xp.maximum(slices, 0, out=slices)
-            if iteration + 1 < iterations:
-                residual = self.projector.forward(slices)
-                xp.subtract(images, residual, out=residual)
-        return slices
+            yield slices
+            residual = self.projector.forward(slices)
+            xp.subtract(images, residual, out=residual)
 
 
 class AstraEngine:

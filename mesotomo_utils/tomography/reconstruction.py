@@ -15,6 +15,7 @@ import numpy as np
 
 from mesotomo_utils import backend, distribute
 from mesotomo_utils.tomography.engines import ENGINES, METHODS
+from mesotomo_utils.tomography.stopping import enough_iterations
 from mesotomo_utils.tomography.tilt_series import TiltSeries, plain_metadata
 from mesotomo_utils.tomography.tomogram_writer import CHUNK, TomogramWriter
 from mesotomo_utils.tomography.transforms import load_transforms
@@ -36,7 +37,7 @@ def reconstruct(
     method: str = "fbp",
     engine: str = "nufft",
     device: str = "auto",
-    iterations: int = 30,
+    iterations: int | None = None,
     nonnegative: bool = True,
     slab: tuple[int, int] | None = None,
     memory: str | float | None = None,
@@ -59,7 +60,8 @@ def reconstruct(
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     iterations
-        Number of iterations of SIRT or CGLS.
+        Number of iterations of SIRT or CGLS. If left out, as many as predict left-out images best, by our engine
+        (:func:`~mesotomo_utils.tomography.stopping.enough_iterations`).
     nonnegative
         SIRT sets negative voxels to zero after each iteration; CGLS moves among non-negative slices, at half as
         much time again (``"astra"`` sets negative voxels to zero at the end). FBP is linear and takes no notice.
@@ -96,9 +98,8 @@ def reconstruct(
 
     Notes
     -----
-    For few or limited tilts take ``"cgls"``, non-negative: 30 iterations where noise is below 0.5 % of the
-    largest image value, 10 at 1 %, 6 at 3 %, 100 where there is none. More fit the noise. SIRT does
-    in 100 what CGLS does in 10 to 15; ``benchmarks/few_tilts.py`` prints both, ``benchmarks/README.md`` has the table.
+    For few or limited tilts take ``"cgls"``, non-negative. SIRT does in 100 iterations what CGLS does in 10 to 15. What
+    correlation with the truth they reach is in ``benchmarks/README.md``, by ``benchmarks/few_tilts.py``.
 
     Slices do not depend on each other, so the slabs a memory limit makes do not change the result. A
     ``slab`` of the caller's that begins at an odd slice pairs slices otherwise in the transforms,
@@ -110,7 +111,7 @@ def reconstruct(
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
     if engine == "tomopy" and method == "cgls":
         raise ValueError("TomoPy has no CGLS; use engine='nufft' or 'astra', or method='sirt'")
-    if method != "fbp" and iterations < 1:
+    if iterations is not None and method != "fbp" and iterations < 1:
         raise ValueError(f"iterations must be 1 or more, not {iterations}")
     n_tilts, n_z, n_u = series.images.shape
     first, last = (0, n_z) if slab is None else slab
@@ -138,7 +139,10 @@ def reconstruct(
     else:
         enough = max(_SHALLOW, shape[0] // 8)
     rows, at_once = _slab_rows(need, limit, held=held, enough=enough, at_once=at_once, fixed=dask is not None)
-    job = _Job(series, engine, resolved, method, iterations, nonnegative)
+    if method != "fbp" and iterations is None:
+        options = {"device": "cpu" if dask else resolved, "memory": limit and limit - held}
+        iterations = enough_iterations(series, method=method, nonnegative=nonnegative, **options)
+    job = _Job(series, engine, resolved, method, iterations or 0, nonnegative)
     # views: a slab's images are copied where it is reconstructed
     slabs = [(start - first, series.images[:, start : min(start + rows, last)]) for start in range(first, last, rows)]
     options = {"workers": at_once, "dask": dask, "progress": progress}
