@@ -373,6 +373,14 @@ def test_the_correlation_is_that_of_its_definition(found):
         assert score == pytest.approx((mask * parts[0] * parts[1]).sum() / norm, abs=1e-4)
 
 
+def test_the_smaller_the_scale_the_less_of_the_flanks_is_taken_off():
+    least, most = (centre_fits.LastFit(scale, 0.3) for scale in centre_fits.LAST_SCALES)
+    assert (least.lopsidedness, most.lopsidedness) == (0, 1)
+    assert most.flank_share == centre_fits.LARGEST_FLANK_SHARE
+    # at the least the weights do not take all of them out
+    assert 0.1 < least.flank_share < 0.3 * most.flank_share
+
+
 def test_slabs_give_the_same_table_as_one_piece(found, monkeypatch):
     _, image, table, _ = found
     whole = template.correlate(image, found[3])

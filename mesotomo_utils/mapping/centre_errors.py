@@ -39,8 +39,8 @@ NOISE_DIAMETERS = (0.0033, 0.0033, 0.0028)
 VAGUENESS_POWER = 1.2
 #: And what they have of being lopsided with this one: the fewer facets are seen, the fewer lopsided ones even out.
 LOPSIDED_POWER = 0.85
-#: So much more they have where the flanks of the necks are taken off whole, which are not quite what was assumed.
-FLANK_ERROR = 0.17
+#: So much more they have at the largest scale of the last fit: the flanks taken off are not quite what was assumed.
+FLANK_ERROR = 0.12
 #: Error that both halves share, along x, y, z, in dot diameters: of a centre of inversion, where the facets are blurred
 #: over SHARP_DIAMETERS; it grows with this power of their width, since a blurred neck or neighbour reaches farther.
 SHARED_DIAMETERS = (0.00042, 0.00042, 0.0003)
@@ -135,7 +135,7 @@ def half_set_sigmas(
     one_sided = _lopsided(even, odd, ends, template, necks, some, dask=dask)
     one_sided *= (vagueness / np.median(vagueness[whole] if len(whole) else 1)) ** LOPSIDED_POWER
     if last is not None:
-        one_sided *= 1 + FLANK_ERROR * last.flank_share
+        one_sided *= 1 + FLANK_ERROR * last.lopsidedness
     shared = np.hypot(shared, one_sided)
     if missed:
         away = start[:, :2] - axis

@@ -27,9 +27,9 @@ BESIDE_NECKS_SCALES = (0.1, 0.1, 0.1)
 #: corner, is no outlier where most dots have such, and its centre of mass is meant.
 LAST_SCALE_SHARE = 4.0
 LAST_SCALES = (0.15, 0.5)
-#: Above the least scale the flanks of the necks count as well, and are taken off: at the least none, for the weights
-#: take them out, and this part at the largest.
-LARGEST_FLANK_SHARE = 0.72
+#: Above the least scale the flanks of the necks count as well, and are taken off: this part at the largest, less at
+#: smaller scales, whose weights take more of them out themselves, and none at the second number.
+LARGEST_FLANK_SHARE, FLANKLESS_SCALE = 0.72, 0.05
 #: And the fit goes on for so many steps: what is seen of a lopsided dot beside its necks leads it slowly.
 LOOSE_STEPS = 8
 #: From there, scales that let the one side count hardly and wholly: a lopsided dot has its centre elsewhere for each.
@@ -169,8 +169,13 @@ class LastFit:
     @property
     def flank_share(self) -> float:
         """Part of the flanks of necks of the usual length that is taken off (:data:`.inversion.FLANK_GROWTH`)."""
+        return LARGEST_FLANK_SHARE * (self.scale - FLANKLESS_SCALE) / (LAST_SCALES[1] - FLANKLESS_SCALE)
+
+    @property
+    def lopsidedness(self) -> float:
+        """From 0 for dots as even as need not be told to 1 for the largest scale."""
         least, most = LAST_SCALES
-        return LARGEST_FLANK_SHARE * (self.scale - least) / (most - least)
+        return (self.scale - least) / (most - least)
 
 
 def last_fit_beside_necks(
