@@ -178,6 +178,7 @@ saved = results.save_figure(fig, run_dir, "known_case", pd.DataFrame({"made": [1
 # go straight to disk.
 
 # %%
+compared_iterations = iterations or 30
 if has_series and method != "fbp" and iterations is None:
     iterations = enough_iterations(aligned, method=method, device="cpu" if dask else where)
     print(f"{iterations} iterations of {method.upper()} predict left-out images best")
@@ -235,12 +236,12 @@ saved = results.save_figure(fig, run_dir, "fig_1d_tomogram", {k: pd.DataFrame(v[
 if has_series:
     half_slab = max(1, round(comparison_nm / voxel_nm / 2))
     middle = max(0, middle_z - half_slab), min(tomogram.shape[0], middle_z + half_slab)
-    options = {key: making[key] for key in ("device", "memory", "dask")} | {"iterations": iterations or 30}
-    slab = reconstruct(aligned, method="sirt", slab=middle, **options)
+    options = {key: making[key] for key in ("device", "memory", "dask")}
+    slab = reconstruct(aligned, method="sirt", iterations=compared_iterations, slab=middle, **options)
     sirt = slab[middle_z - middle[0]]
     correlation = np.corrcoef(xy.ravel(), sirt.ravel())[0, 1]
     print(f"correlation of the two slices: {correlation:.3f}")
-    pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {options['iterations']} iterations": sirt}
+    pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {compared_iterations} iterations": sirt}
     fig = tomography_figures.two_methods(pair, voxel_nm)
     tables = {"tomogram": pd.DataFrame(xy[::4, ::4]), "sirt": pd.DataFrame(sirt[::4, ::4])}
     results.save_figure(fig, run_dir, "methods", tables)
