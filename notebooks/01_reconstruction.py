@@ -62,7 +62,7 @@ run_dir = "runs/small"  # the run folder
 device = "auto"  # auto, cpu or cuda
 method = "fbp"  # of the tomogram: fbp, sirt or cgls
 engine = "nufft"  # nufft, astra or tomopy
-iterations = None  # of sirt and cgls; None: as many as predict left-out images best, and 30 in the comparison
+iterations = None  # of sirt and cgls; None: as many as left-out images ask for, and 30 in the comparison
 comparison_nm = 1.0  # thickness of the central slab that is also reconstructed by SIRT
 window_nm = None  # edge of the windows of the spectra; None: 128 voxels
 point_spread_nm = 0.1  # point spread of the simulated spectrum
@@ -181,7 +181,7 @@ saved = results.save_figure(fig, run_dir, "known_case", pd.DataFrame({"made": [1
 compared_iterations = iterations or 30
 if has_series and method != "fbp" and iterations is None:
     iterations = enough_iterations(aligned, method=method, device="cpu" if dask else where)
-    print(f"{iterations} iterations of {method.upper()} predict left-out images best")
+    print(f"{iterations} iterations of {method.upper()} predict left-out images as well as any number")
 making = {
     "method": method, "engine": engine, "device": where, "iterations": iterations,
     "memory": None if memory_gb is None else 1e9 * memory_gb, "dask": dask, "attributes": {"sample": description.name},

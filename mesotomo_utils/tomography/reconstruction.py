@@ -60,7 +60,7 @@ def reconstruct(
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     iterations
-        Number of iterations of SIRT or CGLS. If left out, as many as predict left-out images best, by our engine
+        Number of iterations of SIRT or CGLS. If left out, as many as left-out images ask for, by our engine
         (:func:`~mesotomo_utils.tomography.stopping.enough_iterations`).
     nonnegative
         SIRT sets negative voxels to zero after each iteration; CGLS moves among non-negative slices, at half as
