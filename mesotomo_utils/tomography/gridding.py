@@ -23,8 +23,12 @@ from scipy.special import i0e
 
 from mesotomo_utils import backend
 
-_BEST = {"complex64": 1e-5, "complex128": 1e-9}
-"""Accuracy that a precision allows for: a wider window makes more of its rounding than it gains."""
+_FINER_BELOW = {"complex64": 1e-5, "complex128": 1e-9}
+_FINER = (2.0, 0.7)
+"""For an accuracy beyond that of its precision the grid has this fineness, and its windows this margin.
+
+On a coarser one the window would have to be so wide that it makes more of the rounding than it gains.
+"""
 
 
 class Gridding:
@@ -37,8 +41,8 @@ class Gridding:
     size
         Edge n of the slices, pixels.
     tolerance
-        Relative accuracy of values and slices, at best 1e-5 in single and 1e-9 in double precision; the window grows
-        with it.
+        Relative accuracy of values and slices; the window grows with it, and below 1e-5 (in double precision 1e-9)
+        the grid too.
     dtype
         ``"complex64"`` or ``"complex128"``, of a pair.
 
@@ -62,9 +66,10 @@ class Gridding:
         self.dtype = np.dtype(dtype)
         self.real = np.empty(0, self.dtype).real.dtype
         self.n_points = len(points[0])
-        decay = np.pi * np.sqrt(1 - 1 / self.FINENESS)
-        self.width = max(4, int(np.ceil(-np.log(max(tolerance, _BEST[self.dtype.name])) / decay + self.MARGIN)))
-        edge = max(int(np.ceil(self.FINENESS * size)), 2 * self.width)
+        fineness, margin = _FINER if tolerance < _FINER_BELOW[self.dtype.name] else (self.FINENESS, self.MARGIN)
+        decay = np.pi * np.sqrt(1 - 1 / fineness)
+        self.width = int(np.clip(np.ceil(-np.log(tolerance) / decay + margin), 4, 16))
+        edge = max(int(np.ceil(fineness * size)), 2 * self.width)
         # even, and a product of 2, 3 and 5, which every FFT library does fast
         self.edge = 2 * next_fast_len(-(-edge // 2), real=True)
 

@@ -47,7 +47,7 @@ class Projector:
     device
         ``"cpu"``, ``"cuda"`` or ``"auto"``.
     tolerance
-        Relative accuracy asked of the non-uniform FFT. Single precision reaches 2e-5; below that ask
+        Relative accuracy asked of the non-uniform FFT. Single precision reaches 1e-6; below that ask
         for ``dtype="float64"`` too.
     dtype
         ``"float32"`` or ``"float64"``: the precision of the transforms and of what they return.
