@@ -47,7 +47,6 @@ from mesotomo_utils.tomography import (
 from mesotomo_utils.tomography.cutting import mapping_chunks
 from mesotomo_utils.tomography.projector import Projector
 from mesotomo_utils.tomography.reconstruction import reconstruct, remove_background
-from mesotomo_utils.tomography.stopping import enough_iterations
 from mesotomo_utils.tomography.tilt_series import load_tilt_series, pixel_positions
 from mesotomo_utils.tomography.tomogram import load_tomogram, open_tomogram, tomogram_attributes, write_tomogram
 from mesotomo_utils.visualization import distortion_figures, figures, lattice_figures, movies, tomography_figures
@@ -178,10 +177,6 @@ saved = results.save_figure(fig, run_dir, "known_case", pd.DataFrame({"made": [1
 # go straight to disk.
 
 # %%
-compared_iterations = iterations or 30
-if has_series and method != "fbp" and iterations is None:
-    iterations = enough_iterations(aligned, method=method, device="cpu" if dask else where)
-    print(f"{iterations} iterations of {method.upper()} predict left-out images as well as any number")
 making = {
     "method": method, "engine": engine, "device": where, "iterations": iterations,
     "memory": None if memory_gb is None else 1e9 * memory_gb, "dask": dask, "attributes": {"sample": description.name},
@@ -195,6 +190,9 @@ else:
 tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
 voxel_nm = tomogram.voxel_nm
 print(f"{tomogram.shape} voxels of {voxel_nm:g} nm, {len(tomogram.levels)} levels")
+if has_series and method != "fbp":
+    making["iterations"] = tomogram.attributes["iterations"]  # its halves have as many
+    print(f"{making['iterations']} iterations of {method.upper()}")
 
 # %%
 coarse, coarse_nm = tomogram.level(min(1, len(tomogram.levels) - 1))
@@ -237,11 +235,12 @@ if has_series:
     half_slab = max(1, round(comparison_nm / voxel_nm / 2))
     middle = max(0, middle_z - half_slab), min(tomogram.shape[0], middle_z + half_slab)
     options = {key: making[key] for key in ("device", "memory", "dask")}
-    slab = reconstruct(aligned, method="sirt", iterations=compared_iterations, slab=middle, **options)
+    compared = iterations or 30
+    slab = reconstruct(aligned, method="sirt", iterations=compared, slab=middle, **options)
     sirt = slab[middle_z - middle[0]]
     correlation = np.corrcoef(xy.ravel(), sirt.ravel())[0, 1]
     print(f"correlation of the two slices: {correlation:.3f}")
-    pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {compared_iterations} iterations": sirt}
+    pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {compared} iterations": sirt}
     fig = tomography_figures.two_methods(pair, voxel_nm)
     tables = {"tomogram": pd.DataFrame(xy[::4, ::4]), "sirt": pd.DataFrame(sirt[::4, ::4])}
     results.save_figure(fig, run_dir, "methods", tables)

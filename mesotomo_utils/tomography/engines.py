@@ -68,9 +68,7 @@ class NufftEngine:
             The GPU's memory does not hold two slices and what their method needs.
         """
         if self.device == "cpu":
-            if method == "fbp":
-                return self.projector.fbp(slab, out=out)
-            return _into(out, self._reconstruct(slab, method, iterations, nonnegative))
+            return self._reconstruct(slab, method, iterations, nonnegative, out)
         if method not in self._most:
             self._most[method] = self._fitting(method)
         n_z, n = slab.shape[1], self.projector.size
@@ -112,10 +110,12 @@ class NufftEngine:
         slices = int((_SHARE * backend.free_memory() - self.projector.batch_bytes) / per_slice)
         return max(2, slices - slices % 2)
 
-    def _reconstruct(self, images: np.ndarray, method: str, iterations: int, nonnegative: bool) -> np.ndarray:
+    def _reconstruct(
+        self, images: np.ndarray, method: str, iterations: int, nonnegative: bool, out: np.ndarray | None = None
+    ) -> np.ndarray:
         if method == "fbp":
-            return self.projector.fbp(images)
-        return next(islice(self.iterates(images, method, nonnegative), iterations - 1, None))
+            return self.projector.fbp(images, out=out)
+        return _into(out, next(islice(self.iterates(images, method, nonnegative), iterations - 1, None)))
 
     def iterates(self, images: np.ndarray, method: str, nonnegative: bool) -> Iterator[np.ndarray]:
         """The slices after each iteration of SIRT or CGLS, without end, in one array that goes on changing.
