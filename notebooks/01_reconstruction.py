@@ -235,12 +235,12 @@ if has_series:
     half_slab = max(1, round(comparison_nm / voxel_nm / 2))
     middle = max(0, middle_z - half_slab), min(tomogram.shape[0], middle_z + half_slab)
     options = {key: making[key] for key in ("device", "memory", "dask")}
-    compared = iterations or 30
-    slab = reconstruct(aligned, method="sirt", iterations=compared, slab=middle, **options)
+    sirt_iterations = iterations or 30
+    slab = reconstruct(aligned, method="sirt", iterations=sirt_iterations, slab=middle, **options)
     sirt = slab[middle_z - middle[0]]
     correlation = np.corrcoef(xy.ravel(), sirt.ravel())[0, 1]
     print(f"correlation of the two slices: {correlation:.3f}")
-    pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {compared} iterations": sirt}
+    pair = {f"tomogram ({method.upper()})": xy, f"SIRT, {sirt_iterations} iterations": sirt}
     fig = tomography_figures.two_methods(pair, voxel_nm)
     tables = {"tomogram": pd.DataFrame(xy[::4, ::4]), "sirt": pd.DataFrame(sirt[::4, ::4])}
     results.save_figure(fig, run_dir, "methods", tables)
