@@ -139,7 +139,7 @@ def test_memory_that_runs_out_halves_the_parts(gpu, series, monkeypatch, caplog)
     whole = reconstruct(series, method="sirt", iterations=4, device="cuda")
     monkeypatch.setattr(Projector, "_batch", lambda self: (1, 0.0))
     engine = NufftEngine(ANGLES, 40, "cuda")
-    gpu.state.largest = 5 * 4 * 40**2  # five slices in one array, though more was free before
+    gpu.state.largest = 8 * 64**2  # a pair's grid, and not six slices in one array, though more was free before
     images = series.images / np.float32(series.pixel_nm)
     found = engine(images, "sirt", 4, True)
     assert error(found, whole) < 1e-6

@@ -46,7 +46,6 @@ A little more than the field: a smaller one cuts what the filter carries outward
 errors away.
 """
 _CONJUGATE_STEPS = 12
-_TOLERANCE = 1e-4
 _SLOWEST = 0.1
 """Width of the Gaussian whose smooth part is taken off the images, as a share of the field along u."""
 _CAUTION = 60.0
@@ -301,7 +300,7 @@ class _Explained:
         self.mask = mask
         self.size = 2 * int(np.ceil(_RADIUS * n_u)) + 1  # the square about the circle
         # each core has a part of the rows: transforms as small as these gain nothing by threads of their own
-        self.projector = Projector(angles_deg, n_u, size=self.size, device=device, tolerance=_TOLERANCE, threads=1)
+        self.projector = Projector(angles_deg, n_u, size=self.size, device=device, threads=1)
         self.n_u = n_u
         self.device = device
         ramp = _ramp(angles_deg, n_u)
@@ -408,7 +407,7 @@ def _gauss_newton(
     data, rest, pull, rows = residual.data, residual.rest, residual.pull, residual.rows
     explained = residual.explained
     n_t, n_z, n_u = data.shape
-    options = {"size": explained.size, "device": explained.device, "tolerance": _TOLERANCE}
+    options = {"size": explained.size, "device": explained.device}
     projector = Projector(pose.angle_deg + _ANGLE_STEP_DEG, n_u, **options)
     turned = to_numpy(projector.forward(residual.slices))
     n_rows = rows.stop - rows.start

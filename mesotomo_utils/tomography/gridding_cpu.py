@@ -11,6 +11,7 @@ The compiled code is kept by no cache, as that of :mod:`mesotomo_utils.mapping.s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
 import numba
@@ -19,6 +20,7 @@ from scipy import fft
 
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.tomography.gridding import Gridding
+from mesotomo_utils.tomography.window_vectors import interpolate_window, spread_window
 
 _SQUARE = 32
 """Edge of the squares of the grid whose points follow one another."""
@@ -62,12 +64,13 @@ class CpuGridding(Gridding):
         corner, before = self._corners(points)
         squares = corner // _SQUARE
         order = np.argsort(squares[:, 0] * self.edge + squares[:, 1], kind="stable")
-        self._order = order.astype(np.uint32)
-        self._corner = corner[order].astype(np.uint32)
-        self._weights = [self._weights_of(axis) for axis in before[order].T]
-        for weights, first in zip(self._weights, self._corner.T, strict=True):
-            weights[:, 1::2] *= -1
-            weights[first % 2 == 1] *= -1
+        corner = corner[order].astype(np.uint32)
+        weights = [self._weights_of(axis) for axis in before[order].T]
+        for axis, first in zip(weights, corner.T, strict=True):
+            axis[:, 1::2] *= -1
+            axis[first % 2 == 1] *= -1
+        self._points = (order.astype(np.uint32), corner, *weights)
+        self._spread, self._interpolate = _kernels(self.width)
         self._corrections = self._correction().astype(self.real)
         self._threads = threads
         self._grids: list[np.ndarray] = []  # that no thread is at work on
@@ -97,7 +100,7 @@ class CpuGridding(Gridding):
                 found = fft.fft(part, axis=axis, overwrite_x=True, workers=workers)
                 if not np.may_share_memory(found, part):  # it may, but need not, lie in its place
                     part[:] = found
-            _interpolate(_real(grid), self.edge, self._order, self._corner, *self._weights, _real(values[pair]))
+            self._interpolate(_real(grid), self.edge, *self._points, _real(values[pair]))
 
         self._each(one, len(values))
         return values
@@ -115,7 +118,7 @@ class CpuGridding(Gridding):
         values = np.ascontiguousarray(values, self.dtype)
 
         def one(pair: int, grid: np.ndarray, workers: int) -> None:
-            _spread(_real(values[pair]), self._order, self._corner, *self._weights, _real(grid), self.edge)
+            self._spread(_real(values[pair]), *self._points, _real(grid), self.edge)
             # norm="forward": the inverse without its 1 / edge
             options = {"norm": "forward", "overwrite_x": True, "workers": workers}
             lines = fft.ifft(grid[: self.edge, : self.edge], axis=1, **options)
@@ -146,63 +149,37 @@ def _real(array: np.ndarray) -> np.ndarray:
     return array.view(array.real.dtype)
 
 
-# whole numbers without a sign: numba need not see whether an index counts from the end. What may be reordered is a sum
-# over a window; infinities and NaN stay what they are.
+# whole numbers without a sign: numba need not see whether an index counts from the end
 _Index, _TWO = np.uint64, np.uint64(2)
-_compiled = numba.njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})
+_compiled = numba.njit(nogil=True)
 
 
-@_compiled
-def _spread(values, order, corner, weight_y, weight_x, grid, edge):
-    """Grid: every value whose window holds the grid point, times its weight there."""
-    width = _Index(weight_y.shape[1])
-    run = _TWO * width
-    line = np.empty(run, grid.dtype)
-    grid[:] = 0
-    for m in range(_Index(len(order))):
-        at = _TWO * _Index(order[m])
-        for k in range(width):
-            line[_TWO * k] = weight_x[m, k] * values[at]
-            line[_TWO * k + _Index(1)] = weight_x[m, k] * values[at + _Index(1)]
-        row, column = _Index(corner[m, 0]), _TWO * _Index(corner[m, 1])
-        for j in range(width):
-            weight = weight_y[m, j]
-            for k in range(run):
-                grid[row + j, column + k] += weight * line[k]
-    # what lies in the margin belongs at the other end
-    for j in range(width):
-        for k in range(_Index(grid.shape[1])):
-            grid[j, k] += grid[_Index(edge) + j, k]
-    for j in range(_Index(edge)):
-        for k in range(run):
-            grid[j, k] += grid[j, _TWO * _Index(edge) + k]
+@cache
+def _kernels(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """The window's way onto the grid, and its transpose, for one width."""
+    spread_one, interpolate_one = spread_window(width), interpolate_window(width)
 
+    @_compiled
+    def spread(values, order, corner, weight_y, weight_x, grid, edge):
+        """Grid: every value whose window holds the grid point, times its weight there."""
+        grid[:] = 0
+        for m in range(_Index(len(order))):
+            row, column = _Index(corner[m, 0]), _TWO * _Index(corner[m, 1])
+            spread_one(values, _TWO * _Index(order[m]), weight_y, weight_x, m, grid, row, column)
+        # what lies in the margin belongs at the other end
+        grid[:width] += grid[edge:]
+        grid[:edge, : 2 * width] += grid[:edge, 2 * edge :]
 
-@_compiled
-def _interpolate(grid, edge, order, corner, weight_y, weight_x, values):
-    """Values: the window times the grid, the transpose of :func:`_spread`."""
-    width = _Index(weight_y.shape[1])
-    run = _TWO * width
-    line = np.empty(run, grid.dtype)
-    for j in range(_Index(edge)):
-        for k in range(run):
-            grid[j, _TWO * _Index(edge) + k] = grid[j, k]
-    for j in range(width):
-        for k in range(_Index(grid.shape[1])):
-            grid[_Index(edge) + j, k] = grid[j, k]
-    for m in range(_Index(len(order))):
-        row, column = _Index(corner[m, 0]), _TWO * _Index(corner[m, 1])
-        for k in range(run):
-            line[k] = 0
-        for j in range(width):
-            weight = weight_y[m, j]
-            for k in range(run):
-                line[k] += weight * grid[row + j, column + k]
-        at = _TWO * _Index(order[m])
-        values[at] = values[at + _Index(1)] = 0
-        for k in range(width):
-            values[at] += weight_x[m, k] * line[_TWO * k]
-            values[at + _Index(1)] += weight_x[m, k] * line[_TWO * k + _Index(1)]
+    @_compiled
+    def interpolate(grid, edge, order, corner, weight_y, weight_x, values):
+        """Values: the window times the grid."""
+        grid[:edge, 2 * edge :] = grid[:edge, : 2 * width]
+        grid[edge:] = grid[:width]
+        for m in range(_Index(len(order))):
+            row, column = _Index(corner[m, 0]), _TWO * _Index(corner[m, 1])
+            interpolate_one(values, _TWO * _Index(order[m]), weight_y, weight_x, m, grid, row, column)
+
+    return spread, interpolate
 
 
 @_compiled
