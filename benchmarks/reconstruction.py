@@ -86,6 +86,7 @@ def taken(function: Callable[[], np.ndarray], slices: int, *, repeats: int = 5) 
         function()  # not counted
     seconds = []
     for _ in range(repeats):
+        result = None  # its memory, which the machine has given already, serves the next one
         clock, processor, result = once(function)
         seconds.append((clock / slices, processor / slices))
     return median(s[0] for s in seconds), median(s[1] for s in seconds), result

@@ -167,14 +167,22 @@ def _kernels(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
             row, column = _Index(corner[m, 0]), _TWO * _Index(corner[m, 1])
             spread_one(values, _TWO * _Index(order[m]), weight_y, weight_x, m, grid, row, column)
         # what lies in the margin belongs at the other end
-        grid[:width] += grid[edge:]
-        grid[:edge, : 2 * width] += grid[:edge, 2 * edge :]
+        for j in range(width):
+            for k in range(grid.shape[1]):
+                grid[j, k] += grid[edge + j, k]
+        for j in range(edge):
+            for k in range(2 * width):
+                grid[j, k] += grid[j, 2 * edge + k]
 
     @_compiled
     def interpolate(grid, edge, order, corner, weight_y, weight_x, values):
         """Values: the window times the grid."""
-        grid[:edge, 2 * edge :] = grid[:edge, : 2 * width]
-        grid[edge:] = grid[:width]
+        for j in range(edge):
+            for k in range(2 * width):
+                grid[j, 2 * edge + k] = grid[j, k]
+        for j in range(width):
+            for k in range(grid.shape[1]):
+                grid[edge + j, k] = grid[j, k]
         for m in range(_Index(len(order))):
             row, column = _Index(corner[m, 0]), _TWO * _Index(corner[m, 1])
             interpolate_one(values, _TWO * _Index(order[m]), weight_y, weight_x, m, grid, row, column)
