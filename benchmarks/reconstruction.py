@@ -41,6 +41,7 @@ COLUMNS = ("seconds", "core_seconds", "error")
 """Of a slice, on the clock and of the processor; relative error of FBP, relative residual of SIRT and CGLS."""
 PAPER = (800, 992)
 """Slices, and their edge in pixels."""
+OTHER_SIZES = (864, 1024, 1200)
 ITERATIONS, ITERATED = 30, 512
 """Iterations beside ASTRA, and the edge of the slice: it takes a minute there where ours takes one second."""
 
@@ -140,20 +141,9 @@ def back_projection(table: Table, astra: bool, tomopy: bool) -> None:
         clock, processor, found = taken(lambda: reconstruct(series, device="cpu"), slices)
     add("mesotomo, by finufft", clock, processor, relative(found[0] / heights[0], truth))
     if tomopy:
-        import tomopy as peer
-
-        radians = -np.deg2rad(ANGLES_DEG)
+        add("TomoPy gridrec", *gridrec(blobs, slices))
         # it wraps what its filter spreads beyond the field: padded by a half it does so no longer
-        for padding, some in ((0, slices), (n // 4, 16)):
-            images = np.pad(series.images[:, :some], ((0, 0), (0, 0), (padding, padding)))
-            options = {"center": padding + (n - 1) / 2, "algorithm": "gridrec", "filter_name": "ramlak"}
-            clock, processor, found = taken(partial(peer.recon, images, radians, **options), some, repeats=3)
-            # judged about the axis that it has, and by the best scale and the best constant
-            its = blobs.truth((n // 2 - 1, n // 2)).ravel()
-            inside = found[0, padding : padding + n, padding : padding + n].ravel()
-            level = np.stack([inside, np.ones(n * n)], axis=1)
-            best = level @ np.linalg.lstsq(level, its, rcond=None)[0]
-            add(f"TomoPy gridrec{', padded by a half' if padding else ''}", clock, processor, relative(best, its))
+        add("TomoPy gridrec, padded by a half", *gridrec(blobs, 16, padding=n // 4))
         clock, processor, found = taken(lambda: reconstruct(few, engine="tomopy", device="cpu"), 8, repeats=3)
         add("TomoPy gridrec, as our engine", clock, processor, relative(found[0] / heights[0], truth))
     if astra:
@@ -161,6 +151,34 @@ def back_projection(table: Table, astra: bool, tomopy: bool) -> None:
         add("ASTRA", clock, processor, relative(found[0] / heights[0], truth))
     image = series.images[:, 0].T
     add("scikit-image iradon", *taken(lambda: iradon(image, theta=ANGLES_DEG, circle=True), 1, repeats=3)[:2], None)
+
+
+def gridrec(blobs: Blobs, slices: int, *, padding: int = 0) -> tuple[float, float, float]:
+    """TomoPy's gridrec: seconds a slice, on the clock and of the processor, and relative error."""
+    import tomopy as peer
+
+    n = blobs.n
+    images = np.pad(blobs.series(slices).images, ((0, 0), (0, 0), (padding, padding)))
+    options = {"center": padding + (n - 1) / 2, "algorithm": "gridrec", "filter_name": "ramlak"}
+    run = partial(peer.recon, images, -np.deg2rad(ANGLES_DEG), **options)
+    clock, processor, found = taken(run, slices, repeats=3)
+    # judged about the axis that it has, and by the best scale and the best constant
+    its = blobs.truth((n // 2 - 1, n // 2)).ravel()
+    inside = found[0, padding : padding + n, padding : padding + n].ravel()
+    level = np.stack([inside, np.ones(n * n)], axis=1)
+    best = level @ np.linalg.lstsq(level, its, rcond=None)[0]
+    return clock, processor, relative(best, its)
+
+
+def other_sizes(table: Table) -> None:
+    """FBP beside gridrec, which pads to a power of two, at other sizes."""
+    for n in OTHER_SIZES:
+        blobs, slices = Blobs(n), 200
+        add = partial(table.add, f"FBP, {n}² from {len(ANGLES_DEG)} tilts")
+        series = blobs.series(slices)
+        clock, processor, found = taken(partial(reconstruct, series, device="cpu"), slices)
+        add("mesotomo", clock, processor, relative(found[0] / blobs.heights(slices)[0], blobs.truth()))
+        add("TomoPy gridrec", *gridrec(blobs, slices))
 
 
 def iterations(table: Table, astra: bool, tomopy: bool) -> None:
@@ -267,6 +285,8 @@ def main() -> None:
     print(f"{cpu_count()} cores, load {load:.1f} before\n")
     table = Table()
     back_projection(table, **peers)
+    if peers["tomopy"]:
+        other_sizes(table)
     iterations(table, **peers)
     rows = table.rows + paper_size()
     if arguments.record:
