@@ -68,6 +68,10 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.45, "given": 5.0, "pixel_nm": 0.06, "electrons": 150.0, "tilts": 140},
     "q18": {"seed": 7118, "dots": 600, "cell": (6.00, 5.70, 5.60, 90, 99, 94), "base": "C", "cap": "C"}
     | {"gap": 0.4, "given": 4.6, "edges_nm": (4.1, 5.1), "pixel_nm": 0.085, "electrons": 250.0},
+    "q19": {"seed": 7119, "dots": 570, "cell": (6.15, 6.45, 5.75, 97, 105, 89), "base": "Si", "cap": "C"}
+    | {"gap": 0.45, "given": 5.3, "pixel_nm": 0.075, "electrons": 200.0, "tilts": 160},
+    "q20": {"seed": 7120, "dots": 590, "cell": (5.70, 5.95, 6.35, 86, 91, 105), "base": "C", "cap": "Pt", "even": True}
+    | {"gap": 0.4, "given": 4.9, "anion": "S", "lattice_nm": 0.594, "pixel_nm": 0.065, "electrons": 200.0},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
 USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}

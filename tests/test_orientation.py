@@ -531,7 +531,9 @@ def test_the_typical_error_scatters_as_its_bootstrap_says():
         np.std([orientation_errors.typical_sigma(sample, snr, rng.integers(0, 150, 150)) for _ in range(20)])
         for sample in samples[:10]
     ]
-    expected = np.hypot(0.02, orientation_errors.LEFT_SCALE * 0.3**orientation_errors.LEFT_POWER * 0.3)
+    # replicas turn by 0.3°, and halves differ by 0.3 times 0.6°, of which an error is the half
+    left = orientation_errors.LEFT_SCALE * 0.3**orientation_errors.LEFT_POWER * np.sqrt(0.3 * 0.3 * 0.3)
+    expected = np.hypot(0.02, left)
     assert np.mean(over_samples) == pytest.approx(expected, rel=0.1)
     assert 0.8 < np.mean(over_draws) / np.std(over_samples) < 1.6
     wedge = [orientation_errors.typical_sigma(samples[0], snr, everything, wedge=factor) for factor in (1.0, 1.65)]

@@ -18,12 +18,14 @@ from mesotomo_utils.mapping.strain import CELL, SIGMA, cell_parameters
 #: Noise turns a dot by this over (outermost frequency, window and root of the lattice SNR), degrees: 29 to 31 in white
 #: noise on model dots, and 28 by the curvature of the score.
 NOISE_DEG = 30.0
-#: Replicas turn a dot by much more. A part of that turn is left where they are subtracted: in halves it is measured,
-#: and from all tilts it is this power of that part, times a factor. Chosen on twins: benchmarks/calibrate_errors.py.
-LEFT_SCALE, LEFT_POWER = 0.42, 0.38
+#: Replicas turn a dot by much more. A part of that turn is left where they are subtracted. What is left from all tilts
+#: goes with their turn, with what halves still differ by, and with the part that this is of what replicas made halves
+#: differ by: the geometric mean of the first two times this power of the third, times a factor. Chosen on twins:
+#: benchmarks/calibrate_errors.py.
+LEFT_SCALE, LEFT_POWER = 0.62, 0.38
 #: Where a wedge of tilts is missing, both halves lack the same reflections, and the same replicas go unnoticed: what is
 #: left of their turn is larger by up to this part, from a wedge of so many degrees on.
-WEDGE_EXCESS, WEDGE_DEG = 0.65, 30.0
+WEDGE_EXCESS, WEDGE_DEG = 0.5, 30.0
 #: Where no replicas can be subtracted: what of the error that two half sets show stays when all tilts are there. A half
 #: has more replicas, and some of them the other half cancels. Noise alone has 1.
 HALF_SET_SHARE = 0.8
@@ -214,10 +216,13 @@ def dot_sigmas(
     -------
     (N,) root-mean-square angle of the error, degrees; NaN where it cannot be told.
     """
+    halves = noise_model_deg(turns_deg, lattice_snr)
     if np.isnan(replica_turn_deg).all():
-        return HALF_SET_SHARE * noise_model_deg(turns_deg, lattice_snr)
+        return HALF_SET_SHARE * halves
+    halves = np.sqrt(np.maximum(halves**2 - noise_deg**2, 0))
+    replicas = noise_model_deg(2 * replica_turn_deg[:, None], lattice_snr)
     left = wedge * LEFT_SCALE * part_left(turns_deg, taken_deg, noise_deg) ** LEFT_POWER
-    return np.hypot(noise_deg, left * noise_model_deg(2 * replica_turn_deg[:, None], lattice_snr))
+    return np.hypot(noise_deg, left * np.sqrt(halves * replicas))
 
 
 def typical_sigma(errors: pd.DataFrame, lattice_snr: np.ndarray, rows: np.ndarray, *, wedge: float = 1.0) -> float:
@@ -286,7 +291,7 @@ def wedge_factor(angles_deg: np.ndarray) -> float:
     Examples
     --------
     >>> wedge_factor(np.arange(-90, 90, 1.5)), round(wedge_factor(np.arange(-70, 71, 2)), 3)
-    (1.0, 1.65)
+    (1.0, 1.5)
     """
     return 1 + WEDGE_EXCESS * min(widest_gap(angles_deg).missing_deg / WEDGE_DEG, 1.0)
 
