@@ -261,11 +261,12 @@ if removable:
 # direction, so its replicas stand at half the distance, among the nearest dots. They are taken off each half as well, and
 # how much of the turns that they made is left tells how well the model foretells them.
 #
-# So $\sigma^2 = \sigma_\mathrm{noise}^2 + (f \delta)^2$. $\delta$ is the turn that the removal made with all tilts, as a
-# law in the lattice SNR fitted to all dots (one turn says little of its own dot). $f$ is the part of it left: on
-# twins $0.42\,f_h^{0.38}$, $f_h$ the part left in the halves, which have the harder task; and up to 1.65 times that where
-# both lack the same wedge of tilts (`benchmarks/calibrate_errors.py`). A turn common to all dots is the halves' own
-# alignment, and taken out. A scale of tilts that is wrong throughout shows in neither.
+# So $\sigma^2 = \sigma_\mathrm{noise}^2 + \rho^2$, $\rho$ what replicas leave. Two things tell of it: $\delta$, the turn that
+# their removal made with all tilts, and $\eta$, half of what the halves still differ by, less noise; both as laws in the
+# lattice SNR fitted to all dots (one turn says little of its own dot). On twins $\rho = 0.62\,f_h^{0.38} \sqrt{\delta \eta}$,
+# $f_h$ the part of the replicas' turns that is left in the halves, and up to 1.5 times that where both lack the same
+# wedge of tilts (`benchmarks/calibrate_errors.py`). A turn common to all dots is the halves' own alignment, and taken
+# out. A scale of tilts that is wrong throughout shows in neither.
 
 # %%
 to_remove = None  # room for those of the halves

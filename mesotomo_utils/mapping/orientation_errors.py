@@ -215,6 +215,12 @@ def dot_sigmas(
     Returns
     -------
     (N,) root-mean-square angle of the error, degrees; NaN where it cannot be told.
+
+    Notes
+    -----
+    Noise, and in square what replicas leave. That is told twice: by what the halves still differ by, and by how far the
+    removal of replicas turned the dots with all tilts. Either is off by some part from sample to sample, and the
+    geometric mean of both is nearer to the truth of twins than either.
     """
     halves = noise_model_deg(turns_deg, lattice_snr)
     if np.isnan(replica_turn_deg).all():
