@@ -338,7 +338,8 @@ if visible:
 # strain, or a tomogram that is stretched. So the strain is taken against the dots' own mean cubic lattice $a_0$:
 # $E = (M^\mathsf{T} M / a_0^2 - 1) / 2$ in the axes of the lattice, $M$ the dot's cell. `lattice_parameters.csv` beside the
 # figure has all of it for every dot, by its number `qd`. σ is half of what the half sets differ by, pooled over all dots:
-# rather too large, for a half has more replicas. A strain below two of its σ may be none.
+# a fifth too large on twins, for a half has more replicas; with a wedge of tilts missing, as much too small for some
+# angles. A strain below two of its σ may be none.
 
 # %%
 if visible:

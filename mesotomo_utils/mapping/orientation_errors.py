@@ -277,7 +277,8 @@ def cell_sigmas(even_nm: np.ndarray, odd_nm: np.ndarray, lattice_snr: np.ndarray
     Half of what the halves differ by, as a law in the lattice SNR fitted to all dots
     (:func:`noise_model_deg`); a difference common to all dots is the halves' own alignment, and taken
     out. So it is the scatter of single dots; an error that all share, as of the pixel, is not in it.
-    Under replicas it errs on the large side: halves have more of them than all tilts together.
+    Under replicas it errs on the large side, for halves have more of them than all tilts together: on eleven twins 68 %
+    of the deviations lie within 0.82 σ (0.65 to 1.04), on three with a wedge of tilts missing within 0.5 to 1.3.
     """
     there = np.isfinite(even_nm).all(axis=(1, 2)) & np.isfinite(odd_nm).all(axis=(1, 2))
     sigmas = pd.DataFrame(np.nan, index=np.arange(len(there)), columns=list(SIGMA))
