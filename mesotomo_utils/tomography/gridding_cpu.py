@@ -48,7 +48,7 @@ class CpuGridding(Gridding):
     [[16.0]]
     """
 
-    FINENESS = 1.25  # the window takes as long as the FFT
+    FINENESS = 1.25  # on a coarser grid the window, which is wider there, takes what the FFT gains
     MARGIN = 0.4
 
     def __init__(
