@@ -100,7 +100,8 @@ def test_dots_are_nearer_the_truth_without_replicas(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(orientation_errors, "widest_gap", lambda _: Wedge(90.0, missing_deg=15.0, missing_tilts=15.0))
         wedge, _ = orientation_errors.half_set_sigmas(*even_odd, **halves, **reading)
-    assert 1.3 < np.median(wedge["sigma_deg"] / without["sigma_deg"]) < 1.33
+    share = np.median(wedge["sigma_deg"] / without["sigma_deg"])
+    assert share == pytest.approx(1 + orientation_errors.WEDGE_EXCESS / 2, rel=0.02)
     with pytest.raises(ValueError, match="replica_turn_deg"):
         orientation_errors.half_set_sigmas(*even_odd, model=model, **reading)
 
