@@ -282,14 +282,38 @@ def peaks(scores: np.ndarray, image: BodyImage, lowest: float) -> tuple[np.ndarr
     order = np.argsort(-score, kind="stable")
     index, score = index[order], score[order]
     xyz = to_nm(index + _parabola(scores, index), scores.shape, image.step_nm)
-    keep = np.ones(len(xyz), bool)
-    if len(xyz):
-        tree = cKDTree(xyz)
-        near = tree.query_ball_point(xyz, SAME_DOT_DIAMETERS * image.diameter_nm)
-        for n, others in enumerate(near):
-            if keep[n]:
-                keep[[o for o in others if o > n]] = False
+    keep = apart(xyz, -score, SAME_DOT_DIAMETERS * image.diameter_nm)
     return xyz[keep], score[keep]
+
+
+def apart(xyz_nm: np.ndarray, badness: np.ndarray, distance_nm: float) -> np.ndarray:
+    """Which centres are kept where some are too near to each other: from the best on, each that is near none kept.
+
+    Parameters
+    ----------
+    xyz_nm
+        (N, 3) centres.
+    badness
+        (N,) what tells the better from the worse, the less the better.
+    distance_nm
+        Least distance of two that are kept.
+
+    Returns
+    -------
+    (N,) bool.
+
+    Examples
+    --------
+    >>> apart(np.array([[0.0, 0, 0], [3, 0, 0], [6, 0, 0]]), np.array([0.0, 0.1, 0.2]), 4.0).tolist()
+    [True, False, True]
+    """
+    keep = np.ones(len(xyz_nm), bool)
+    if len(xyz_nm):
+        near = cKDTree(xyz_nm).query_ball_point(xyz_nm, distance_nm)
+        for n in np.argsort(badness, kind="stable"):
+            if keep[n]:
+                keep[[other for other in near[n] if other != n]] = False
+    return keep
 
 
 def _maxima(scores: np.ndarray, lowest: float) -> np.ndarray:
