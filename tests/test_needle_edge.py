@@ -115,7 +115,15 @@ def test_a_neck_on_the_side_turned_away_is_left_out_there_alone():
 def test_of_two_centres_of_one_dot_the_recentred_one_goes():
     xyz = np.array([[0.0, 0, 0], [0.3, 0, 0]])
     missing, cut = np.array([0.02, 0.01]), np.array([False, True])
-    assert centres._distinct(xyz, missing + cut, 1.0).tolist() == [True, False]
+    assert template.apart(xyz, missing + cut, 1.0).tolist() == [True, False]
+
+
+def test_a_centre_that_goes_takes_none_with_it():
+    """Of three in a row the middle one goes, for the best beside it; the worst is near none that is kept."""
+    xyz = np.array([[0.0, 0, 0], [0.8, 0, 0], [1.6, 0, 0]])
+    for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1]):
+        kept = template.apart(xyz[order], np.array([0.1, 0.2, 0.3])[order], 1.0)
+        assert sorted(np.array(order)[kept]) == [0, 2]
 
 
 def test_the_more_dots_differ_in_size_the_less_is_known_of_cut_ones(needle, found):
