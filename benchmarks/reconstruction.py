@@ -41,7 +41,8 @@ COLUMNS = ("seconds", "core_seconds", "error")
 """Of a slice, on the clock and of the processor; relative error of FBP, relative residual of SIRT and CGLS."""
 PAPER = (800, 992)
 """Slices, and their edge in pixels."""
-OTHER_SIZES = (864, 1024, 1200)
+OTHER_SIZES, PROJECTED = (864, 1024, 1200), 200
+"""Other edges, beside gridrec alone, and how many slices are timed."""
 ITERATIONS, ITERATED = 30, 512
 """Iterations beside ASTRA, and the edge of the slice: it takes a minute there where ours takes one second."""
 
@@ -57,24 +58,20 @@ class Blobs:
         self.height, self.sigma = rng.uniform(0.5, 2, 60), rng.uniform(2, 12, 60)
 
     def series(self, slices: int, *, noise: float = 0.0) -> TiltSeries:
-        """The same slice many times, each with its own height; noise as a part of the largest value."""
+        """The same slice many times, from once to twice as high; noise as a part of the largest value."""
         t = np.deg2rad(ANGLES_DEG)[:, None]
         u = np.arange(self.n) - (self.n - 1) / 2
         image = np.zeros((len(t), self.n), np.float32)
         for x, y, height, sigma in zip(self.x, self.y, self.height, self.sigma, strict=True):
             profile = np.exp(-((u - x * np.cos(t) - y * np.sin(t)) ** 2) / (2 * sigma**2))
             image += (height * sigma * np.sqrt(2 * np.pi) * profile).astype(np.float32)
-        images = image[:, None] * self.heights(slices)[:, None]
+        images = image[:, None] * np.linspace(1, 2, slices, dtype=np.float32)[:, None]
         if noise:
             images += noise * image.max() * np.random.default_rng(1).standard_normal(images.shape, np.float32)
         return TiltSeries(images=images, angles_deg=ANGLES_DEG, pixel_nm=1.0, name="blobs")
 
-    def heights(self, slices: int) -> np.ndarray:
-        """(slices,) what each slice is multiplied by."""
-        return np.linspace(1, 2, slices, dtype=np.float32)
-
     def truth(self, axis: tuple[float, float] | None = None) -> np.ndarray:
-        """(n, n) values, with the rotation axis at (row, column): the exact centre if left out."""
+        """(n, n) values of the first, with the rotation axis at (row, column): the exact centre if left out."""
         row, column = axis or ((self.n - 1) / 2, (self.n - 1) / 2)
         y, x = np.arange(self.n)[:, None] - row, np.arange(self.n) - column
         blobs = zip(self.x, self.y, self.height, self.sigma, strict=True)
@@ -128,57 +125,57 @@ class Table:
 
 def back_projection(table: Table, astra: bool, tomopy: bool) -> None:
     """FBP: seconds a slice and relative error."""
-    n, slices = PAPER[1], 200
+    n = PAPER[1]
     blobs = Blobs(n)
-    series = blobs.series(slices)
+    series = blobs.series(PROJECTED)
     few = TiltSeries(images=series.images[:, :8], angles_deg=ANGLES_DEG, pixel_nm=1.0, name="blobs")
     truth = blobs.truth()
-    heights = blobs.heights(slices)
     add = partial(table.add, f"FBP, {n}² from {len(ANGLES_DEG)} tilts")
-    clock, processor, found = taken(lambda: reconstruct(series, device="cpu"), slices)
-    add("mesotomo", clock, processor, relative(found[0] / heights[0], truth))
+    add("mesotomo", *fbp(series, truth))
     with mock.patch.dict(TRANSFORMS, cpu=("finufft",)):
-        clock, processor, found = taken(lambda: reconstruct(series, device="cpu"), slices)
-    add("mesotomo, by finufft", clock, processor, relative(found[0] / heights[0], truth))
+        add("mesotomo, by finufft", *fbp(series, truth))
     if tomopy:
-        add("TomoPy gridrec", *gridrec(blobs, slices))
+        add("TomoPy gridrec", *gridrec(blobs, series.images))
         # it wraps what its filter spreads beyond the field: padded by a half it does so no longer
-        add("TomoPy gridrec, padded by a half", *gridrec(blobs, 16, padding=n // 4))
-        clock, processor, found = taken(lambda: reconstruct(few, engine="tomopy", device="cpu"), 8, repeats=3)
-        add("TomoPy gridrec, as our engine", clock, processor, relative(found[0] / heights[0], truth))
+        add("TomoPy gridrec, padded by a half", *gridrec(blobs, series.images[:, :16], padding=n // 4))
+        add("TomoPy gridrec, as our engine", *fbp(few, truth, engine="tomopy", repeats=3))
     if astra:
-        clock, processor, found = taken(lambda: reconstruct(few, engine="astra", device="cpu"), 8, repeats=1)
-        add("ASTRA", clock, processor, relative(found[0] / heights[0], truth))
+        add("ASTRA", *fbp(few, truth, engine="astra", repeats=1))
     image = series.images[:, 0].T
     add("scikit-image iradon", *taken(lambda: iradon(image, theta=ANGLES_DEG, circle=True), 1, repeats=3)[:2], None)
+    if tomopy:
+        for n in OTHER_SIZES:  # gridrec pads to a power of two
+            blobs = Blobs(n)
+            series = blobs.series(PROJECTED)
+            add = partial(table.add, f"FBP, {n}² from {len(ANGLES_DEG)} tilts")
+            add("mesotomo", *fbp(series, blobs.truth()))
+            add("TomoPy gridrec", *gridrec(blobs, series.images))
 
 
-def gridrec(blobs: Blobs, slices: int, *, padding: int = 0) -> tuple[float, float, float]:
-    """TomoPy's gridrec: seconds a slice, on the clock and of the processor, and relative error."""
+def fbp(
+    series: TiltSeries, truth: np.ndarray, *, engine: str = "nufft", repeats: int = 5
+) -> tuple[float, float, float]:
+    """One of our engines: seconds a slice, on the clock and of the processor, and relative error of the first slice."""
+    run = partial(reconstruct, series, engine=engine, device="cpu")
+    clock, processor, found = taken(run, series.images.shape[1], repeats=repeats)
+    return clock, processor, relative(found[0], truth)
+
+
+def gridrec(blobs: Blobs, images: np.ndarray, *, padding: int = 0) -> tuple[float, float, float]:
+    """TomoPy's gridrec: the same."""
     import tomopy as peer
 
     n = blobs.n
-    images = np.pad(blobs.series(slices).images, ((0, 0), (0, 0), (padding, padding)))
+    images = np.pad(images, ((0, 0), (0, 0), (padding, padding)))
     options = {"center": padding + (n - 1) / 2, "algorithm": "gridrec", "filter_name": "ramlak"}
     run = partial(peer.recon, images, -np.deg2rad(ANGLES_DEG), **options)
-    clock, processor, found = taken(run, slices, repeats=3)
+    clock, processor, found = taken(run, images.shape[1], repeats=3)
     # judged about the axis that it has, and by the best scale and the best constant
     its = blobs.truth((n // 2 - 1, n // 2)).ravel()
     inside = found[0, padding : padding + n, padding : padding + n].ravel()
     level = np.stack([inside, np.ones(n * n)], axis=1)
     best = level @ np.linalg.lstsq(level, its, rcond=None)[0]
     return clock, processor, relative(best, its)
-
-
-def other_sizes(table: Table) -> None:
-    """FBP beside gridrec, which pads to a power of two, at other sizes."""
-    for n in OTHER_SIZES:
-        blobs, slices = Blobs(n), 200
-        add = partial(table.add, f"FBP, {n}² from {len(ANGLES_DEG)} tilts")
-        series = blobs.series(slices)
-        clock, processor, found = taken(partial(reconstruct, series, device="cpu"), slices)
-        add("mesotomo", clock, processor, relative(found[0] / blobs.heights(slices)[0], blobs.truth()))
-        add("TomoPy gridrec", *gridrec(blobs, slices))
 
 
 def iterations(table: Table, astra: bool, tomopy: bool) -> None:
@@ -285,8 +282,6 @@ def main() -> None:
     print(f"{cpu_count()} cores, load {load:.1f} before\n")
     table = Table()
     back_projection(table, **peers)
-    if peers["tomopy"]:
-        other_sizes(table)
     iterations(table, **peers)
     rows = table.rows + paper_size()
     if arguments.record:

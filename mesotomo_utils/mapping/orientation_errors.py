@@ -222,13 +222,13 @@ def dot_sigmas(
     removal of replicas turned the dots with all tilts. Either is off by some part from sample to sample, and the
     geometric mean of both is nearer to the truth of twins than either.
     """
-    halves = noise_model_deg(turns_deg, lattice_snr)
+    half_set = noise_model_deg(turns_deg, lattice_snr)
     if np.isnan(replica_turn_deg).all():
-        return HALF_SET_SHARE * halves
-    halves = np.sqrt(np.maximum(halves**2 - noise_deg**2, 0))
-    replicas = noise_model_deg(2 * replica_turn_deg[:, None], lattice_snr)
+        return HALF_SET_SHARE * half_set
+    differ = np.sqrt(np.maximum(half_set**2 - noise_deg**2, 0))
+    turned = noise_model_deg(2 * replica_turn_deg[:, None], lattice_snr)
     left = wedge * LEFT_SCALE * part_left(turns_deg, taken_deg, noise_deg) ** LEFT_POWER
-    return np.hypot(noise_deg, left * np.sqrt(halves * replicas))
+    return np.hypot(noise_deg, left * np.sqrt(differ * turned))
 
 
 def typical_sigma(errors: pd.DataFrame, lattice_snr: np.ndarray, rows: np.ndarray, *, wedge: float = 1.0) -> float:

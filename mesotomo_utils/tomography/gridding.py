@@ -80,9 +80,11 @@ class Gridding:
         return first.astype(np.int32) % self.edge, first - begin
 
     def _weights_of(self, before: np.ndarray) -> np.ndarray:
-        """(M, width) of windows that begin so far before a grid point."""
-        weights = np.empty((len(before), self.width), self.real)
-        _evaluate(self._polynomials(), 2 * before - 1, weights)
+        """(2, M, width) of windows that begin so far, (M, 2), before a grid point."""
+        weights = np.empty((2, len(before), self.width), self.real)
+        polynomials = self._polynomials()
+        for axis in range(2):
+            _evaluate(polynomials, 2 * before[:, axis] - 1, weights[axis])
         return weights
 
     def _polynomials(self) -> np.ndarray:

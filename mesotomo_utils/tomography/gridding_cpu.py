@@ -20,7 +20,7 @@ from scipy import fft
 
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.tomography.gridding import Gridding
-from mesotomo_utils.tomography.window_vectors import interpolate_window, spread_window
+from mesotomo_utils.tomography.window_vectors import window_functions
 
 _SQUARE = 32
 """Edge of the squares of the grid whose points follow one another."""
@@ -65,7 +65,7 @@ class CpuGridding(Gridding):
         squares = corner // _SQUARE
         order = np.argsort(squares[:, 0] * self.edge + squares[:, 1], kind="stable")
         corner = corner[order].astype(np.uint32)
-        weights = [self._weights_of(axis) for axis in before[order].T]
+        weights = self._weights_of(before[order])
         for axis, first in zip(weights, corner.T, strict=True):
             axis[:, 1::2] *= -1
             axis[first % 2 == 1] *= -1
@@ -157,7 +157,7 @@ _compiled = numba.njit(nogil=True)
 @cache
 def _kernels(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """The window's way onto the grid, and its transpose, for one width."""
-    spread_one, interpolate_one = spread_window(width), interpolate_window(width)
+    spread_one, interpolate_one = window_functions(width)
 
     @_compiled
     def spread(values, order, corner, weight_y, weight_x, grid, edge):

@@ -111,7 +111,7 @@ class GpuGridding(Gridding):
         np.cumsum(np.bincount(cell, minlength=self.edge**2), out=start[1:])
         arrays = (start, order.astype(np.int32), *np.ascontiguousarray(corner[order].T))
         self._start, self._order, self._row, self._column = (backend.to_device(array, "cuda") for array in arrays)
-        self._weights = [backend.to_device(self._weights_of(axis), "cuda") for axis in before[order].T]
+        self._weights = [backend.to_device(weights, "cuda") for weights in self._weights_of(before[order])]
         correction = self._correction()
         self._corrections = backend.to_device((correction[:, None] * correction).astype(self.real), "cuda")
         self._kernels = _compile(self.width, "float" if self.real == np.float32 else "double")

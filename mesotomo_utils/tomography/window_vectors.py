@@ -17,8 +17,8 @@ _INDEX, _LANE = ir.IntType(64), ir.IntType(32)
 _CONTRACT = ("contract",)  # a product and a sum may become one instruction
 
 
-def spread_window(width: int) -> Callable[..., None]:
-    """Function for compiled code that adds one value, times its window, to the grid.
+def window_functions(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Functions for compiled code that bring one value onto the grid by its window, and that take it from there.
 
     Parameters
     ----------
@@ -27,67 +27,50 @@ def spread_window(width: int) -> Callable[..., None]:
 
     Returns
     -------
-    callable
+    spread, interpolate
         Of ``values``, ``at``, ``weight_y``, ``weight_x``, ``m``, ``grid``, ``row``, ``column``: the value lies at
         ``values[at : at + 2]``, real and imaginary part; its weights at ``[m, :width]``; the window begins at
-        ``grid[row, column]``, where again real and imaginary parts lie beside each other. All are contiguous and of
-        one real type, indices are unsigned, and none is checked.
+        ``grid[row, column]``, where again real and imaginary parts lie beside each other. The first adds the value,
+        times its window, to the grid; the second, its transpose, sets the value. All arrays are contiguous and of one
+        real type, indices are unsigned, and none is checked.
     """
 
-    @intrinsic
-    def spread(typing_context, values, at, weight_y, weight_x, m, grid, row, column):
-        def code(context, builder, signature, given):
-            window = _Window(width, context, builder, signature, given)
-            value = window.shuffle(window.load(window.value(), 2), [0, 1] * width)
-            line = builder.fmul(value, window.weight_x())
-            for place, weight in zip(window.lines(), window.weights_y(), strict=True):
-                added = builder.fmul(weight, line, flags=_CONTRACT)
-                window.store(builder.fadd(window.load(place, 2 * width), added, flags=_CONTRACT), place)
-            return context.get_dummy_value()
+    def function(write: Callable[[_Window], None]) -> Callable[..., None]:
+        @intrinsic
+        def of_one(typing_context, values, at, weight_y, weight_x, m, grid, row, column):
+            def code(context, builder, signature, given):
+                write(_Window(width, context, builder, signature, given))
+                return context.get_dummy_value()
 
-        return types.void(values, at, weight_y, weight_x, m, grid, row, column), code
+            return types.void(values, at, weight_y, weight_x, m, grid, row, column), code
 
-    return spread
+        return of_one
 
-
-def interpolate_window(width: int) -> Callable[..., None]:
-    """Function for compiled code that takes one value from the grid by its window: the transpose.
-
-    Parameters
-    ----------
-    width
-        Of the window, grid points.
-
-    Returns
-    -------
-    callable
-        As :func:`spread_window`; ``values[at : at + 2]`` is set.
-    """
-
-    @intrinsic
-    def interpolate(typing_context, values, at, weight_y, weight_x, m, grid, row, column):
-        def code(context, builder, signature, given):
-            window = _Window(width, context, builder, signature, given)
-            total = ir.Constant(window.vector(2 * width), None)
-            for place, weight in zip(window.lines(), window.weights_y(), strict=True):
-                part = builder.fmul(weight, window.load(place, 2 * width), flags=_CONTRACT)
-                total = builder.fadd(total, part, flags=_CONTRACT)
-            window.store(window.sum_pairs(builder.fmul(total, window.weight_x())), window.value())
-            return context.get_dummy_value()
-
-        return types.void(values, at, weight_y, weight_x, m, grid, row, column), code
-
-    return interpolate
+    return function(_Window.spread), function(_Window.interpolate)
 
 
 class _Window:
-    """What both directions read, while their code is written."""
+    """One window while the code for it is written."""
 
     def __init__(self, width: int, context: Any, builder: Any, signature: Any, given: Any) -> None:
         self.width, self.context, self.builder = width, context, builder
         self.types, self.given = signature.args, given
         self.real = context.get_data_type(self.types[0].dtype)
         self.align = self.types[0].dtype.bitwidth // 8
+
+    def spread(self) -> None:
+        value = self.shuffle(self.load(self.value(), 2), [0, 1] * self.width)
+        line = self.builder.fmul(value, self.weight_x())
+        for place, weight in zip(self.lines(), self.weights_y(), strict=True):
+            added = self.builder.fmul(weight, line, flags=_CONTRACT)
+            self.store(self.builder.fadd(self.load(place, 2 * self.width), added, flags=_CONTRACT), place)
+
+    def interpolate(self) -> None:
+        total = ir.Constant(self.vector(2 * self.width), None)
+        for place, weight in zip(self.lines(), self.weights_y(), strict=True):
+            part = self.builder.fmul(weight, self.load(place, 2 * self.width), flags=_CONTRACT)
+            total = self.builder.fadd(total, part, flags=_CONTRACT)
+        self.store(self.sum_pairs(self.builder.fmul(total, self.weight_x())), self.value())
 
     def value(self) -> ir.Value:
         return self._place(0, self.given[1])
