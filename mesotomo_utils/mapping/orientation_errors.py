@@ -29,8 +29,8 @@ WEDGE_EXCESS, WEDGE_DEG = 0.5, 30.0
 #: Where no replicas can be subtracted: what of the error that two half sets show stays when all tilts are there. A half
 #: has more replicas, and some of them the other half cancels. Noise alone has 1.
 HALF_SET_SHARE = 0.8
-#: By how much, as a part of it, σ as a whole was off on nine twins, of which six lacked a wedge of tilts (root mean
-#: square): what the constants above do not know of another sample. benchmarks/README.md.
+#: By how much, as a part of it, σ as a whole was off on seventeen twins, of which six lacked a wedge of tilts (root
+#: mean square; 0.05 on the others): what the constants above do not know of another sample. benchmarks/README.md.
 LAW_SPREAD = 0.08
 
 TURN = ["turn_x_deg", "turn_y_deg", "turn_z_deg"]
