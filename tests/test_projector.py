@@ -124,6 +124,36 @@ def test_fbp_recovers_the_value_of_a_disc(n_u):
     assert abs(volume[2][np.hypot(y, x) > 26].mean()) < 5e-3
 
 
+@pytest.mark.parametrize(("n_u", "size"), [(64, 64), (65, 65), (40, 60), (60, 40), (3, 3)])
+def test_the_ramp_spreads_as_if_it_had_no_period(n_u, size):
+    """Filtered in space, line by line, by the kernel itself, and then summed frequency by frequency."""
+    angles = np.arange(0, 180, 12.0)
+    images = np.random.default_rng(8).normal(size=(len(angles), 2, n_u)) + 2
+    projector = Projector(angles, n_u, size=size, tolerance=1e-9, dtype="float64")
+    length = projector.length
+    to = np.arange(length) - (length - n_u + 1) // 2
+    distance = to[:, None] - np.arange(n_u)
+    odd = distance % 2 == 1
+    kernel = np.where(odd, -1 / (np.pi * np.where(odd, distance, 1)) ** 2, np.where(distance == 0, 0.25, 0))
+    k = 2 * np.pi * np.fft.fftfreq(length)
+    spectra = (images @ kernel.T) @ np.exp(-1j * k * (to[:, None] - (n_u - 1) / 2)) / length
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    expected = np.zeros((2, size, size))
+    for t, spectrum in zip(np.deg2rad(angles), spectra, strict=True):
+        waves = np.exp(1j * k * (x * np.cos(t) + y * np.sin(t))[..., None])
+        expected += np.pi / len(angles) * np.moveaxis((waves @ spectrum.T).real, -1, 0)
+    assert np.abs(projector.fbp(images) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_slices_are_the_same_however_many_threads_there_are():
+    rng, angles = np.random.default_rng(9), np.arange(0, 180, 2.0)
+    series = rng.normal(size=(90, 41, 128)).astype(np.float32)
+    slices = rng.normal(size=(41, 128, 128)).astype(np.float32)
+    one, three = (Projector(angles, 128, threads=n) for n in (1, 3))
+    for name, given in (("fbp", series), ("adjoint", series), ("forward", slices)):
+        assert np.array_equal(getattr(one, name)(given), getattr(three, name)(given)), name
+
+
 def test_fbp_with_uneven_angles():
     """Steps of 1° and of 3° in the two halves, jittered: with equal weights the blob would be drawn out."""
     angles = np.concatenate([np.arange(0, 90, 1.0), np.arange(90, 180, 3.0)])

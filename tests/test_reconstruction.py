@@ -160,6 +160,16 @@ def test_slabs_change_nothing(series, method, monkeypatch, tmp_path):
     assert tomogram.attributes["note"] == 1
 
 
+def test_fills_an_array(series):
+    whole = reconstruct(series, device="cpu")
+    room = np.full_like(whole, np.nan)
+    assert reconstruct(series, device="cpu", out=room) is room
+    assert np.array_equal(room, whole)
+    for wrong, found in ((room[1:], rf"\({len(room) - 1}, .* float32"), (room.astype(float), ".*float64")):
+        with pytest.raises(ValueError, match=rf"must be \({len(room)}, {SIZE}, {SIZE}\), float32; it is {found}"):
+            reconstruct(series, device="cpu", out=wrong)
+
+
 @pytest.mark.parametrize(("method", "bound"), [("fbp", 0.05), ("sirt", 0.02), ("cgls", 0.02)])
 def test_astra_gives_the_same(series, volume, method, bound):
     """Within the error of ASTRA's linear interpolation, which ours does not share."""

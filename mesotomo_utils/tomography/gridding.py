@@ -111,11 +111,13 @@ class Gridding:
         return float(np.pi * np.sqrt((self.width / fineness) ** 2 * (fineness - 0.5) ** 2 - 0.8))
 
 
-def pack(stack: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """(Z, …) real to (⌈Z/2⌉, …) complex: even ones real, odd ones imaginary."""
-    packed = backend.get_array_module(stack).zeros(((stack.shape[0] + 1) // 2, *stack.shape[1:]), dtype)
-    packed.real = stack[::2]
-    packed.imag[: stack.shape[0] // 2] = stack[1::2]
+def pack(stack: np.ndarray, dtype: np.dtype, length: int | None = None) -> np.ndarray:
+    """(Z, …) real to (⌈Z/2⌉, …) complex: even ones real, odd ones imaginary. The last axis goes on in zeros."""
+    shape = ((stack.shape[0] + 1) // 2, *stack.shape[1:-1], length or stack.shape[-1])
+    packed = backend.get_array_module(stack).zeros(shape, dtype)
+    within = packed[..., : stack.shape[-1]]
+    within.real = stack[::2]
+    within.imag[: stack.shape[0] // 2] = stack[1::2]
     return packed
 
 

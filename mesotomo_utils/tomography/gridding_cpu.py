@@ -10,20 +10,21 @@ The compiled code is kept by no cache, as that of :mod:`mesotomo_utils.mapping.s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
-from itertools import pairwise
 
 import numba
 import numpy as np
 from scipy import fft
 
-from mesotomo_utils.distribute import map_items
 from mesotomo_utils.tomography.gridding import Gridding
 from mesotomo_utils.tomography.window_vectors import window_functions
 
 _SQUARE = 32
 """Edge of the squares of the grid whose points follow one another."""
+_APART = 16
+"""Points of a line between one and the next in a square: windows that overlap would wait for each other's sums."""
 
 
 class CpuGridding(Gridding):
@@ -33,8 +34,6 @@ class CpuGridding(Gridding):
     ----------
     points, size, tolerance, dtype
         As there.
-    threads
-        Pairs at work at once, at most.
 
     Notes
     -----
@@ -51,28 +50,20 @@ class CpuGridding(Gridding):
     FINENESS = 1.25  # on a coarser grid the window, which is wider there, takes what the FFT gains
     MARGIN = 0.4
 
-    def __init__(
-        self,
-        points: tuple[np.ndarray, np.ndarray],
-        size: int,
-        *,
-        tolerance: float,
-        dtype: str,
-        threads: int = 1,
-    ) -> None:
+    def __init__(self, points: tuple[np.ndarray, np.ndarray], size: int, *, tolerance: float, dtype: str) -> None:
         super().__init__(points, size, tolerance=tolerance, dtype=dtype)
         corner, before = self._corners(points)
         squares = corner // _SQUARE
-        order = np.argsort(squares[:, 0] * self.edge + squares[:, 1], kind="stable")
+        place = (squares[:, 0] * -(-self.edge // _SQUARE) + squares[:, 1]) * _APART + np.arange(len(corner)) % _APART
+        order = np.argsort(place.astype(np.min_scalar_type(place.max(initial=0))), kind="stable")
         corner = corner[order].astype(np.uint32)
         weights = self._weights_of(before[order])
         for axis, first in zip(weights, corner.T, strict=True):
+            axis *= np.where(first % 2, -1, 1).astype(self.real)[:, None]
             axis[:, 1::2] *= -1
-            axis[first % 2 == 1] *= -1
         self._points = (order.astype(np.uint32), corner, *weights)
         self._spread, self._interpolate = _kernels(self.width)
         self._corrections = self._correction().astype(self.real)
-        self._threads = threads
         self._grids: list[np.ndarray] = []  # that no thread is at work on
         middle = self.edge // 2 - self.size // 2
         self._inside = slice(middle, middle + self.size)
@@ -92,17 +83,15 @@ class CpuGridding(Gridding):
         """
         slices = np.ascontiguousarray(slices, self.real)
         values = np.empty(((len(slices) + 1) // 2, self.n_points), self.dtype)
-
-        def one(pair: int, grid: np.ndarray, workers: int) -> None:
-            _place(slices[2 * pair : 2 * pair + 2], self._corrections, self._inside.start, grid)
+        with self._grid() as grid:
             square = grid[: self.edge, : self.edge]
-            for part, axis in ((square[:, self._inside], 0), (square, 1)):
-                found = fft.fft(part, axis=axis, overwrite_x=True, workers=workers)
-                if not np.may_share_memory(found, part):  # it may, but need not, lie in its place
-                    part[:] = found
-            self._interpolate(_real(grid), self.edge, *self._points, _real(values[pair]))
-
-        self._each(one, len(values))
+            for pair, found in enumerate(values):
+                _place(slices[2 * pair : 2 * pair + 2], self._corrections, self._inside.start, grid)
+                for part, axis in ((square[:, self._inside], 0), (square, 1)):
+                    done = fft.fft(part, axis=axis, overwrite_x=True)
+                    if not np.may_share_memory(done, part):  # it may, but need not, lie in its place
+                        part[:] = done
+                self._interpolate(_real(grid), self.edge, *self._points, _real(found))
         return values
 
     def to_slices(self, values: np.ndarray, out: np.ndarray) -> None:
@@ -116,32 +105,23 @@ class CpuGridding(Gridding):
             (Z, n, n) real, filled with the slices.
         """
         values = np.ascontiguousarray(values, self.dtype)
+        options = {"norm": "forward", "overwrite_x": True}  # the inverse without its 1 / edge
+        with self._grid() as grid:
+            for pair, given in enumerate(values):
+                self._spread(_real(given), *self._points, _real(grid), self.edge)
+                lines = fft.ifft(grid[: self.edge, : self.edge], axis=1, **options)
+                columns = fft.ifft(lines[:, self._inside], axis=0, **options)
+                _take(columns[self._inside], self._corrections, out[2 * pair : 2 * pair + 2])
 
-        def one(pair: int, grid: np.ndarray, workers: int) -> None:
-            self._spread(_real(values[pair]), *self._points, _real(grid), self.edge)
-            # norm="forward": the inverse without its 1 / edge
-            options = {"norm": "forward", "overwrite_x": True, "workers": workers}
-            lines = fft.ifft(grid[: self.edge, : self.edge], axis=1, **options)
-            columns = fft.ifft(lines[:, self._inside], axis=0, **options)
-            _take(columns[self._inside], self._corrections, out[2 * pair : 2 * pair + 2])
-
-        self._each(one, len(values))
-
-    def _each(self, one: Callable[[int, np.ndarray, int], None], count: int) -> None:
-        """One pair after another, in several threads; those a lone pair leaves over do its FFTs."""
-        bounds = np.linspace(0, count, min(self._threads, count) + 1).astype(int)
-        workers = self._threads if count == 1 else 1
-
-        def some(pairs: tuple[int, int]) -> None:
-            try:
-                grid = self._grids.pop()
-            except IndexError:
-                grid = np.empty((self.edge + self.width,) * 2, self.dtype)
-            for pair in range(*pairs):
-                one(pair, grid, workers)
-            self._grids.append(grid)
-
-        map_items(some, list(pairwise(bounds)), workers=len(bounds) - 1)
+    @contextmanager
+    def _grid(self) -> Iterator[np.ndarray]:
+        """A grid for the calling thread alone."""
+        try:
+            grid = self._grids.pop()
+        except IndexError:
+            grid = np.empty((self.edge + self.width,) * 2, self.dtype)
+        yield grid
+        self._grids.append(grid)
 
 
 def _real(array: np.ndarray) -> np.ndarray:

@@ -11,20 +11,23 @@ and the imaginary part come out unmixed; this halves the work at no loss.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.fft import next_fast_len
 
 from mesotomo_utils import backend
+from mesotomo_utils.distribute import map_items
 from mesotomo_utils.tomography.gridding import pack, unpack
+from mesotomo_utils.tomography.ramp import periodic_ramp
 from mesotomo_utils.tomography.transforms import load_transforms
 
 _COARSE_GRID_FROM = 3e-5
 """finufft's grid of 1.25 times the pixels takes half the time of that of 2, and reaches 7e-5 for paper-size slices."""
-_PLAN_BYTES = {"cpu": 64e6, "cuda": 2e9}
+_BATCH_BYTES = {"gridding": 16e6, "finufft": 64e6, "cuda": 2e9}
 """Upper bound of the working arrays of one batch of transforms, bytes."""
-_PLAN_SHARE = 0.25
+_BATCH_SHARE = 0.25
 """The same on a GPU, as a share of the memory that it has free."""
 
 
@@ -120,15 +123,15 @@ class Projector:
         self.transforms, self._library = load_transforms(self.device, transforms)
         self._plans: dict[tuple[int, int], Any] = {}
 
-        # Corners reach to size/√2 from the axis; what lies beyond the period's half must not fold into the field.
+        # Corners reach to size/√2 from the axis; what lies beyond the period's half must not fold into the field. Nor
+        # may one end of a field come near the other, round the period: see periodic_ramp.
         reach = int(np.ceil(1.02 * (self.n_u + np.sqrt(2) * self.size) / 2)) + 8
-        self.length = _odd_fast_length(max(reach, self.n_u))
+        self.length = _odd_fast_length(max(reach, int(np.ceil(1.2 * self.n_u))))
         frequency = 2 * np.pi * np.fft.fftfreq(self.length)
         radians = np.deg2rad(angles)[:, None]
         points = [(frequency * trig(radians)).ravel() for trig in (np.sin, np.cos)]
         if self.transforms == "gridding":
-            options = {"threads": self.threads} if self.device == "cpu" else {}
-            options |= {"tolerance": self.tolerance, "dtype": self._complex.name}
+            options = {"tolerance": self.tolerance, "dtype": self._complex.name}
             self._gridding = self._library((points[0], points[1]), self.size, **options)
         else:
             self._points = [self._array(values.astype(self.dtype)) for values in points]
@@ -163,18 +166,18 @@ class Projector:
         ValueError
             The slices are not (Z, size, size).
         """
-        xp = backend.get_array_module(slices)
         if slices.ndim != 3 or slices.shape[1:] != (self.size, self.size):
             raise ValueError(f"slices must be (Z, {self.size}, {self.size}); they are {slices.shape}")
-        n_z = slices.shape[0]
-        out = xp.empty((self.n_tilts, n_z, self.n_u), self.dtype)
-        fft = backend.fft_module(xp)
-        for first, last in self._batches(n_z):
-            lines = self._to_points(slices[first:last]).reshape(-1, self.n_tilts, self.length)
+        xp = backend.get_array_module(slices)
+        out = xp.empty((self.n_tilts, slices.shape[0], self.n_u), self.dtype)
+        images = out.transpose(1, 0, 2)
+
+        def project(some: slice) -> None:
+            lines = self._to_points(slices[some]).reshape(-1, self.n_tilts, self.length)
             lines *= self._phase
-            images = self._transform(fft.ifft, lines)[..., : self.n_u].transpose(1, 0, 2)
-            out[:, first:last:2] = images.real
-            out[:, first + 1 : last : 2] = images.imag[:, : (last - first) // 2]
+            unpack(images[some], self._transform(backend.fft_module(xp).ifft, lines)[..., : self.n_u])
+
+        self._each_batch(project, len(slices))
         return out
 
     def adjoint(self, sinogram: np.ndarray) -> np.ndarray:
@@ -196,13 +199,12 @@ class Projector:
             The series is not (T, Z, n_u).
         """
         self._check_sinogram(sinogram)
-        xp = backend.get_array_module(sinogram)
-        out = xp.empty((sinogram.shape[1], self.size, self.size), self.dtype)
-        for first, last in self._batches(sinogram.shape[1]):
-            packed = pack(sinogram[:, first:last].transpose(1, 0, 2), self._complex)
-            padded = xp.zeros((*packed.shape[:2], self.length), self._complex)
-            padded[..., : self.n_u] = packed
-            self._smear(xp, padded, out[first:last])
+        out = backend.get_array_module(sinogram).empty((sinogram.shape[1], self.size, self.size), self.dtype)
+
+        def back_project(some: slice) -> None:
+            self._smear(self._spectrum(self._lines(sinogram, some)), out[some])
+
+        self._each_batch(back_project, len(out))
         return out
 
     def fbp(self, sinogram: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -228,33 +230,43 @@ class Projector:
 
         Notes
         -----
-        The ramp is the transform of its band-limited kernel in space (Kak and Slaney 1988, eq. 3.61),
-        padded to twice the image, which sets the DC term right; no apodisation. Each tilt
-        counts by :func:`angular_weights`.
+        The ramp is that of Kak and Slaney 1988, eq. 3.61, band-limited, with no apodisation, and spreads beyond the
+        image as if the transform had no period, which sets the DC term right. Each tilt counts by
+        :func:`angular_weights`.
         """
         self._check_sinogram(sinogram)
-        xp = backend.get_array_module(sinogram)
-        fft = backend.fft_module(xp)
-        n_z = sinogram.shape[1]
-        padded_length = next_fast_len(self.n_u + self.length)
-        ramp = _ramp(padded_length) * angular_weights(self.angles_deg)[:, None]
-        ramp = self._array(ramp.astype(self.dtype))
-        right = self.n_u + (self.length - self.n_u) // 2
+        ramp, weights, moments, spectra = self._filter
         if out is None:
-            out = xp.empty((n_z, self.size, self.size), self.dtype)
-        for first, last in self._batches(n_z):
-            packed = pack(sinogram[:, first:last].transpose(1, 0, 2), self._complex)
-            spectrum = self._transform(fft.fft, packed, n=padded_length)
+            out = backend.get_array_module(sinogram).empty((sinogram.shape[1], self.size, self.size), self.dtype)
+
+        def back_project(some: slice) -> None:
+            lines = self._lines(sinogram, some)
+            beyond = (lines[..., : self.n_u] @ moments * weights) @ spectra
+            spectrum = self._spectrum(lines)
             spectrum *= ramp
-            filtered = self._transform(fft.ifft, spectrum)
-            # tails of the filter beyond the field, wrapped as the periodic transform expects them
-            kept = xp.concatenate([filtered[..., :right], filtered[..., right - self.length :]], axis=-1)
-            self._smear(xp, kept, out[first:last])
+            spectrum -= beyond
+            self._smear(spectrum, out[some])
+
+        self._each_batch(back_project, len(out))
         return out
 
-    def _smear(self, xp: Any, lines: np.ndarray, out: np.ndarray) -> None:
-        """Back-project complex (P, T, length) lines, overwriting them, into (Z, size, size) slices."""
-        spectrum = self._transform(backend.fft_module(xp).fft, lines)
+    @cached_property
+    def _filter(self) -> tuple[np.ndarray, ...]:
+        """Ramp (T, length) and weights (T, 1) of the tilts; moments and spectra of :func:`periodic_ramp`."""
+        weights = angular_weights(self.angles_deg)[:, None]
+        ramp, *from_beyond = periodic_ramp(self.length, self.n_u)
+        real = (part.astype(self.dtype) for part in (ramp * weights, weights))
+        return tuple(self._array(part) for part in (*real, *(part.astype(self._complex) for part in from_beyond)))
+
+    def _lines(self, sinogram: np.ndarray, some: slice) -> np.ndarray:
+        """(P, T, length) pairs of slices, zero beyond the field."""
+        return pack(sinogram[:, some].transpose(1, 0, 2), self._complex, self.length)
+
+    def _spectrum(self, lines: np.ndarray) -> np.ndarray:
+        return self._transform(backend.fft_module(backend.get_array_module(lines)).fft, lines)
+
+    def _smear(self, spectrum: np.ndarray, out: np.ndarray) -> None:
+        """Back-project lines by their (P, T, length) spectra, overwriting these, into (Z, size, size) slices."""
         spectrum *= self._phase_back
         self._to_slices(spectrum.reshape(spectrum.shape[0], -1), out)
 
@@ -304,26 +316,33 @@ class Projector:
 
     def _batch(self) -> tuple[int, float]:
         """How many pairs of slices to transform at once, and the bytes at work then."""
-        points = 3 * self.n_tilts * 2 * self.length
-        if (self.transforms, self.device) != ("gridding", "cpu"):
+        points = 3 * self.n_tilts * self.length
+        if not self._side_by_side:
             points += 2 * self.size**2
         if self.device == "cuda":  # what the FFT works in, and a grid: cufinufft has one for either direction
             points += 3 * self._gridding.edge**2 if self.transforms == "gridding" else 4 * (2 * self.size) ** 2
         per_pair = self._complex.itemsize * points
-        limit = _PLAN_BYTES[self.device]
         if self.device == "cuda":
-            limit = min(limit, _PLAN_SHARE * backend.free_memory())
+            limit = min(_BATCH_BYTES["cuda"], _BATCH_SHARE * backend.free_memory())
+        else:
+            limit = _BATCH_BYTES[self.transforms]
         pairs = int(np.clip(limit // per_pair, 1, 16))
         return pairs, pairs * per_pair
 
-    def _batches(self, n_z: int) -> list[tuple[int, int]]:
-        """Ranges of slices whose transforms fit the working memory; each begins at an even slice."""
-        step = 2 * self._pairs
-        return [(first, min(first + step, n_z)) for first in range(0, n_z, step)]
+    @property
+    def _side_by_side(self) -> bool:
+        """Each thread has batches of its own; a library shares each batch out and has one set of buffers."""
+        return (self.transforms, self.device) == ("gridding", "cpu")
 
-    def _transform(self, function: Any, data: np.ndarray, **options: Any) -> np.ndarray:
-        if self.device == "cpu":
-            options["workers"] = self.threads
+    def _each_batch(self, work: Callable[[slice], None], n_z: int) -> None:
+        """Slices in batches whose transforms fit the working memory; each begins at an even slice."""
+        workers = self.threads if self._side_by_side else 1
+        step = 2 * min(self._pairs, -(-n_z // (2 * workers)))
+        batches = [slice(first, min(first + step, n_z)) for first in range(0, n_z, max(step, 1))]
+        map_items(work, batches, workers=workers)
+
+    def _transform(self, function: Any, data: np.ndarray) -> np.ndarray:
+        options = {"workers": 1 if self._side_by_side else self.threads} if self.device == "cpu" else {}
         return function(data, axis=-1, overwrite_x=True, **options)
 
     def _array(self, array: np.ndarray) -> np.ndarray:
@@ -403,16 +422,6 @@ def angular_gaps(angles_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]
     gaps = np.diff(folded[order], append=folded[order][0] + 180.0)
     # −90° and 90° are one direction: their gap of zero says nothing of the usual step
     return order, gaps, float(np.median(gaps[gaps > 1e-3]))
-
-
-def _ramp(length: int) -> np.ndarray:
-    """(length,) ramp filter in FFT order, cycles per pixel, from its kernel in space."""
-    distance = np.rint(np.fft.fftfreq(length, 1 / length)).astype(int)
-    kernel = np.zeros(length)
-    kernel[0] = 0.25
-    odd = distance % 2 == 1
-    kernel[odd] = -1 / (np.pi * distance[odd]) ** 2
-    return np.fft.fft(kernel).real
 
 
 def _odd_fast_length(minimum: int) -> int:

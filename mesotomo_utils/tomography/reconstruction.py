@@ -22,7 +22,7 @@ from mesotomo_utils.tomography.transforms import load_transforms
 
 _SLAB_BYTES = 1e9
 """Working memory of one slab where no limit is given, bytes."""
-_BATCH_BYTES = 64e6
+_BATCH_BYTES = 16e6
 """What the projector takes for a batch of transforms, at most, bytes."""
 _FIXED_BYTES = 80e6
 """What the libraries take for themselves once they are at work, bytes."""
@@ -42,7 +42,7 @@ def reconstruct(
     slab: tuple[int, int] | None = None,
     memory: str | float | None = None,
     dask: str | None = None,
-    out: str | Path | None = None,
+    out: str | Path | np.ndarray | None = None,
     attributes: Mapping[str, Any] | None = None,
     progress: str | None = None,
 ) -> np.ndarray | Path:
@@ -68,15 +68,16 @@ def reconstruct(
     slab
         (first, last) slices to reconstruct, last excluded; all if left out.
     memory
-        Limit of what this takes beside the series, the tomogram too where there is no ``out``: bytes, or
+        Limit of what this takes beside the series and ``out``, a new array for the tomogram too: bytes, or
         text such as ``"4GB"``. With ``dask`` it is the limit of each worker process. On a GPU it is the
         limit of the host's; of its own memory the GPU uses what is free.
     dask
         Address of a Dask scheduler (``tcp://host:8786``) whose workers take the slabs; None for threads here.
-        ``out`` must lie on a file system that the workers share.
+        A path ``out`` must lie on a file system that the workers share.
     out
         OME-Zarr to write into; the tomogram is then never whole in memory. Stopped and called again with the
-        same series and settings, it goes on from the slabs that are written.
+        same series and settings, it goes on from the slabs that are written. Or an array to fill, (Z, n_u, n_u)
+        float32: memory that a machine has given once it need not clear again.
     attributes
         Kept in ``out`` beside method, engine, device, iterations and ``series``: name, pixel, angles and
         metadata of the series, its alignment with them.
@@ -91,8 +92,8 @@ def reconstruct(
     Raises
     ------
     ValueError
-        An unknown method or engine or one without the other, a slab outside the series, no iteration, or a
-        memory limit too small for one pair of slices or for the tomogram.
+        An unknown method or engine or one without the other, a slab outside the series, no iteration, an array
+        ``out`` of another shape or type, or a memory limit too small for one pair of slices or for the tomogram.
     RuntimeError
         The engine, the device or the cluster is not there; nothing falls back to another.
 
@@ -118,6 +119,10 @@ def reconstruct(
     if not 0 <= first < last <= n_z:
         raise ValueError(f"slab ({first}, {last}) does not lie in the {n_z} slices of the series")
     shape = (last - first, n_u, n_u)
+    volume = None if out is None or isinstance(out, (str, Path)) else out
+    if volume is not None and (volume.shape, volume.dtype) != (shape, np.float32):
+        raise ValueError(f"an array out must be {shape}, float32; it is {volume.shape}, {volume.dtype}")
+    to_disk = out is not None and volume is None
     limit = None if memory is None else parse_memory(memory)
     if dask is None:
         resolved, cluster = backend.resolve_device(device), None
@@ -131,9 +136,9 @@ def reconstruct(
             at_once, cluster = max(client.nthreads().values()), sum(client.nthreads().values())
     # on a GPU the copies that a method makes lie there
     size = {"n_tilts": n_tilts, "n_u": n_u, "method": method if resolved == "cpu" else "fbp"}
-    need = partial(slab_bytes, **size, to_disk=out is not None, waits=dask is not None)
+    need = partial(slab_bytes, **size, to_disk=to_disk, waits=dask is not None)
     held = _FIXED_BYTES + (4 * math.prod(shape) if out is None and dask is None else 0)
-    if out is None:  # some slabs for each thread, or at least one
+    if not to_disk:  # some slabs for each thread, or at least one
         each = shape[0] / (cluster or at_once)
         enough = max(round(each / 4), min(8, 2 * math.ceil(each / 2)))
     else:
@@ -146,8 +151,9 @@ def reconstruct(
     # views: a slab's images are copied where it is reconstructed
     slabs = [(start - first, series.images[:, start : min(start + rows, last)]) for start in range(first, last, rows)]
     options = {"workers": at_once, "dask": dask, "progress": progress}
-    if out is None:
-        volume = np.empty(shape, np.float32)
+    if not to_disk:
+        if volume is None:
+            volume = np.empty(shape, np.float32)
         job.volume = volume if dask is None else None
         for (at, images), slices in zip(slabs, distribute.each_item(job, slabs, **options), strict=True):
             if slices is not None:
@@ -344,7 +350,7 @@ def slab_bytes(rows: int, *, n_tilts: int, n_u: int, method: str, to_disk: bool,
     slices, sinograms = {"fbp": (1, 1), "sirt": (2, 3), "cgls": (6, 4)}[method]
     slices += 0.75 if to_disk else 1 + waits
     sinograms += 2 * waits
-    pair = 8 * 7.5 * line
+    pair = 8 * 5 * line
     # arrays, a batch of transforms, and what these hold: a grid, and the windows of all points
     held = 13 * area + 76 * 1.35 * line
     return 4 * rows * (slices * area + sinograms * line) + max(pair, min(_BATCH_BYTES, pair * rows / 2)) + held
