@@ -16,8 +16,8 @@ from functools import cache
 
 import numba
 import numpy as np
-from scipy import fft
 
+from mesotomo_utils.tomography.grid_fft import GridFft
 from mesotomo_utils.tomography.gridding import Gridding
 from mesotomo_utils.tomography.window_vectors import window_functions
 
@@ -52,21 +52,19 @@ class CpuGridding(Gridding):
 
     def __init__(self, points: tuple[np.ndarray, np.ndarray], size: int, *, tolerance: float, dtype: str) -> None:
         super().__init__(points, size, tolerance=tolerance, dtype=dtype)
-        corner, before = self._corners(points)
+        corner, before = self._corners(points[::-1])
         squares = corner // _SQUARE
         place = (squares[:, 0] * -(-self.edge // _SQUARE) + squares[:, 1]) * _APART + np.arange(len(corner)) % _APART
         order = np.argsort(place.astype(np.min_scalar_type(place.max(initial=0))), kind="stable")
-        corner = corner[order].astype(np.uint32)
+        corner = corner[order].T.astype(np.uint32)
         weights = self._weights_of(before[order])
-        for axis, first in zip(weights, corner.T, strict=True):
+        for axis, first in zip(weights, corner, strict=True):
             axis *= np.where(first % 2, -1, 1).astype(self.real)[:, None]
             axis[:, 1::2] *= -1
-        self._points = (order.astype(np.uint32), corner, *weights)
+        self._points = (order.astype(np.uint32), *corner, *weights.reshape(2, -1))
         self._spread, self._interpolate = _kernels(self.width)
         self._corrections = self._correction().astype(self.real)
-        self._grids: list[np.ndarray] = []  # that no thread is at work on
-        middle = self.edge // 2 - self.size // 2
-        self._inside = slice(middle, middle + self.size)
+        self._grids: list[GridFft] = []  # that no thread is at work on
 
     def to_points(self, slices: np.ndarray) -> np.ndarray:
         """Fourier transform of each pair at the points: the sum of value × exp(−i (q·j)), j counted from −(n // 2).
@@ -84,14 +82,9 @@ class CpuGridding(Gridding):
         slices = np.ascontiguousarray(slices, self.real)
         values = np.empty(((len(slices) + 1) // 2, self.n_points), self.dtype)
         with self._grid() as grid:
-            square = grid[: self.edge, : self.edge]
             for pair, found in enumerate(values):
-                _place(slices[2 * pair : 2 * pair + 2], self._corrections, self._inside.start, grid)
-                for part, axis in ((square[:, self._inside], 0), (square, 1)):
-                    done = fft.fft(part, axis=axis, overwrite_x=True)
-                    if not np.may_share_memory(done, part):  # it may, but need not, lie in its place
-                        part[:] = done
-                self._interpolate(_real(grid), self.edge, *self._points, _real(found))
+                grid.onto_grid(slices[2 * pair : 2 * pair + 2])
+                self._interpolate(grid.grid, self.edge, *self._points, _real(found))
         return values
 
     def to_slices(self, values: np.ndarray, out: np.ndarray) -> None:
@@ -105,21 +98,18 @@ class CpuGridding(Gridding):
             (Z, n, n) real, filled with the slices.
         """
         values = np.ascontiguousarray(values, self.dtype)
-        options = {"norm": "forward", "overwrite_x": True}  # the inverse without its 1 / edge
         with self._grid() as grid:
             for pair, given in enumerate(values):
-                self._spread(_real(given), *self._points, _real(grid), self.edge)
-                lines = fft.ifft(grid[: self.edge, : self.edge], axis=1, **options)
-                columns = fft.ifft(lines[:, self._inside], axis=0, **options)
-                _take(columns[self._inside], self._corrections, out[2 * pair : 2 * pair + 2])
+                self._spread(_real(given), *self._points, grid.grid, self.edge)
+                grid.from_grid(out[2 * pair : 2 * pair + 2])
 
     @contextmanager
-    def _grid(self) -> Iterator[np.ndarray]:
+    def _grid(self) -> Iterator[GridFft]:
         """A grid for the calling thread alone."""
         try:
             grid = self._grids.pop()
         except IndexError:
-            grid = np.empty((self.edge + self.width,) * 2, self.dtype)
+            grid = GridFft(self.edge, self.width, self._corrections)
         yield grid
         self._grids.append(grid)
 
@@ -129,8 +119,6 @@ def _real(array: np.ndarray) -> np.ndarray:
     return array.view(array.real.dtype)
 
 
-# whole numbers without a sign: numba need not see whether an index counts from the end
-_Index, _TWO = np.uint64, np.uint64(2)
 _compiled = numba.njit(nogil=True)
 
 
@@ -140,12 +128,12 @@ def _kernels(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
     spread_one, interpolate_one = window_functions(width)
 
     @_compiled
-    def spread(values, order, corner, weight_y, weight_x, grid, edge):
+    def spread(values, order, x, y, weight_x, weight_y, grid, edge):
         """Grid: every value whose window holds the grid point, times its weight there."""
         grid[:] = 0
-        for m in range(_Index(len(order))):
-            row, column = _Index(corner[m, 0]), _TWO * _Index(corner[m, 1])
-            spread_one(values, _TWO * _Index(order[m]), weight_y, weight_x, m, grid, row, column)
+        flat, row = grid.ravel(), grid.shape[1]
+        for m in range(len(order)):
+            spread_one(values, 2 * order[m], weight_x, weight_y, width * m, flat, row * x[m] + 2 * y[m], row)
         # what lies in the margin belongs at the other end
         for j in range(width):
             for k in range(grid.shape[1]):
@@ -155,7 +143,7 @@ def _kernels(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
                 grid[j, k] += grid[j, 2 * edge + k]
 
     @_compiled
-    def interpolate(grid, edge, order, corner, weight_y, weight_x, values):
+    def interpolate(grid, edge, order, x, y, weight_x, weight_y, values):
         """Values: the window times the grid."""
         for j in range(edge):
             for k in range(2 * width):
@@ -163,29 +151,8 @@ def _kernels(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
         for j in range(width):
             for k in range(grid.shape[1]):
                 grid[edge + j, k] = grid[j, k]
-        for m in range(_Index(len(order))):
-            row, column = _Index(corner[m, 0]), _TWO * _Index(corner[m, 1])
-            interpolate_one(values, _TWO * _Index(order[m]), weight_y, weight_x, m, grid, row, column)
+        flat, row = grid.ravel(), grid.shape[1]
+        for m in range(len(order)):
+            interpolate_one(values, 2 * order[m], weight_x, weight_y, width * m, flat, row * x[m] + 2 * y[m], row)
 
     return spread, interpolate
-
-
-@_compiled
-def _place(slices, corrections, first, grid):
-    """One or two slices, corrected, in a grid of zeros."""
-    grid[:] = 0
-    for i in range(len(corrections)):
-        for j in range(len(corrections)):
-            second = slices[1, i, j] if len(slices) == 2 else slices.dtype.type(0)
-            grid[first + i, first + j] = complex(slices[0, i, j], second) * (corrections[i] * corrections[j])
-
-
-@_compiled
-def _take(square, corrections, slices):
-    """One or two slices out of their part of the grid."""
-    for i in range(len(corrections)):
-        for j in range(len(corrections)):
-            correction = corrections[i] * corrections[j]
-            slices[0, i, j] = square[i, j].real * correction
-            if len(slices) == 2:
-                slices[1, i, j] = square[i, j].imag * correction

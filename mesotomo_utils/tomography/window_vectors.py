@@ -1,20 +1,12 @@
-"""One window of :mod:`.gridding_cpu` on its grid, in vectors.
-
-numba leaves such short loops in single numbers, which takes three to five times as long. What is written here is LLVM's
-own code, with a vector of one line of the window, that LLVM cuts to what the processor has.
-"""
+"""One window of :mod:`.gridding_cpu` on its grid, in vectors: one of each of its lines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from llvmlite import ir
-from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-_INDEX, _LANE = ir.IntType(64), ir.IntType(32)
-_CONTRACT = ("contract",)  # a product and a sum may become one instruction
+from mesotomo_utils.tomography.vectors import Vector, vector_code
 
 
 def window_functions(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -28,97 +20,48 @@ def window_functions(width: int) -> tuple[Callable[..., None], Callable[..., Non
     Returns
     -------
     spread, interpolate
-        Of ``values``, ``at``, ``weight_y``, ``weight_x``, ``m``, ``grid``, ``row``, ``column``: the value lies at
-        ``values[at : at + 2]``, real and imaginary part; its weights at ``[m, :width]``; the window begins at
-        ``grid[row, column]``, where again real and imaginary parts lie beside each other. The first adds the value,
-        times its window, to the grid; the second, its transpose, sets the value. All arrays are contiguous and of one
-        real type, indices are unsigned, and none is checked.
+        Of ``values``, ``at``, ``weights_x``, ``weights_y``, ``first``, ``grid``, ``corner``, ``row``: the value lies at
+        ``values[at : at + 2]``, real and imaginary part; its weights begin at ``first``; the window begins at
+        ``grid[corner]``, where again real and imaginary parts lie beside each other, and its lines ``row`` apart. The
+        first adds the value, its parts exchanged, times its window, to the grid; the second sets the value to the
+        window times the grid, its parts as they are. Arrays are one-dimensional and of one real type; nothing is
+        checked.
     """
 
-    def function(write: Callable[[_Window], None]) -> Callable[..., None]:
-        @intrinsic
-        def of_one(typing_context, values, at, weight_y, weight_x, m, grid, row, column):
-            def code(context, builder, signature, given):
-                write(_Window(width, context, builder, signature, given))
-                return context.get_dummy_value()
+    def write_spread(places, values, at, weights_x, weights_y, first, grid, corner, row):
+        value = places.load(values, at, 2).picked([1, 0] * width)
+        line = value * _twice(places.load(weights_y, first, width))
+        weights = places.load(weights_x, first, width)
+        for k, place in enumerate(places.steps(corner, row, width)):
+            places.store(places.load(grid, place, 2 * width) + weights.picked([k] * (2 * width)) * line, grid, place)
 
-            return types.void(values, at, weight_y, weight_x, m, grid, row, column), code
+    def write_interpolate(places, values, at, weights_x, weights_y, first, grid, corner, row):
+        weights = places.load(weights_x, first, width)
+        total = places.zeros(2 * width)
+        for k, place in enumerate(places.steps(corner, row, width)):
+            total = total + weights.picked([k] * (2 * width)) * places.load(grid, place, 2 * width)
+        places.store(_sum_of_pairs(total * _twice(places.load(weights_y, first, width))), values, at)
 
-        return of_one
+    @intrinsic
+    def spread(typing_context, values, at, weights_x, weights_y, first, grid, corner, row):
+        return vector_code(write_spread, values, at, weights_x, weights_y, first, grid, corner, row)
 
-    return function(_Window.spread), function(_Window.interpolate)
+    @intrinsic
+    def interpolate(typing_context, values, at, weights_x, weights_y, first, grid, corner, row):
+        return vector_code(write_interpolate, values, at, weights_x, weights_y, first, grid, corner, row)
 
-
-class _Window:
-    """One window while the code for it is written."""
-
-    def __init__(self, width: int, context: Any, builder: Any, signature: Any, given: Any) -> None:
-        self.width, self.context, self.builder = width, context, builder
-        self.types, self.given = signature.args, given
-        self.real = context.get_data_type(self.types[0].dtype)
-        self.align = self.types[0].dtype.bitwidth // 8
-
-    def spread(self) -> None:
-        value = self.shuffle(self.load(self.value(), 2), [0, 1] * self.width)
-        line = self.builder.fmul(value, self.weight_x())
-        for place, weight in zip(self.lines(), self.weights_y(), strict=True):
-            added = self.builder.fmul(weight, line, flags=_CONTRACT)
-            self.store(self.builder.fadd(self.load(place, 2 * self.width), added, flags=_CONTRACT), place)
-
-    def interpolate(self) -> None:
-        total = ir.Constant(self.vector(2 * self.width), None)
-        for place, weight in zip(self.lines(), self.weights_y(), strict=True):
-            part = self.builder.fmul(weight, self.load(place, 2 * self.width), flags=_CONTRACT)
-            total = self.builder.fadd(total, part, flags=_CONTRACT)
-        self.store(self.sum_pairs(self.builder.fmul(total, self.weight_x())), self.value())
-
-    def value(self) -> ir.Value:
-        return self._place(0, self.given[1])
-
-    def weight_x(self) -> ir.Value:
-        """Each weight along a line twice, for real and imaginary part."""
-        weights = self.load(self._place(3, self.given[4], _INDEX(0)), self.width)
-        return self.shuffle(weights, [k // 2 for k in range(2 * self.width)])
-
-    def weights_y(self) -> list[ir.Value]:
-        """The weight of each line, filling a vector."""
-        weights = self.load(self._place(2, self.given[4], _INDEX(0)), self.width)
-        return [self.shuffle(weights, [j] * (2 * self.width)) for j in range(self.width)]
-
-    def lines(self) -> list[ir.Value]:
-        """Where each line of the window begins."""
-        rows = [self.builder.add(self.given[6], _INDEX(j)) for j in range(self.width)]
-        return [self._place(5, row, self.given[7]) for row in rows]
-
-    def sum_pairs(self, pairs: ir.Value) -> ir.Value:
-        """Sum of real parts and of imaginary parts, the upper half onto the lower until one is left."""
-        count = self.width
-        while count > 1:
-            kept = (count + 1) // 2
-            upper = [k if k < 2 * count else 2 * count for k in range(2 * kept, 4 * kept)]  # 2 · count: a zero
-            upper = self.builder.shuffle_vector(pairs, ir.Constant(pairs.type, None), _lanes(upper))
-            pairs = self.builder.fadd(self.shuffle(pairs, list(range(2 * kept))), upper)
-            count = kept
-        return pairs
-
-    def vector(self, count: int) -> ir.VectorType:
-        return ir.VectorType(self.real, count)
-
-    def load(self, place: ir.Value, count: int) -> ir.Value:
-        return self.builder.load(self.builder.bitcast(place, self.vector(count).as_pointer()), align=self.align)
-
-    def store(self, vector: ir.Value, place: ir.Value) -> None:
-        self.builder.store(vector, self.builder.bitcast(place, vector.type.as_pointer()), align=self.align)
-
-    def shuffle(self, vector: ir.Value, lanes: list[int]) -> ir.Value:
-        return self.builder.shuffle_vector(vector, vector, _lanes(lanes))
-
-    def _place(self, argument: int, *index: ir.Value) -> ir.Value:
-        """Address of an element of one of the arrays given."""
-        kind = self.types[argument]
-        array = self.context.make_array(kind)(self.context, self.builder, self.given[argument])
-        return cgutils.get_item_pointer(self.context, self.builder, kind, array, index, wraparound=False)
+    return spread, interpolate
 
 
-def _lanes(numbers: list[int]) -> ir.Constant:
-    return ir.Constant(ir.VectorType(_LANE, len(numbers)), numbers)
+def _twice(weights: Vector) -> Vector:
+    """Each for a real and an imaginary part."""
+    return weights.picked(k // 2 for k in range(2 * len(weights)))
+
+
+def _sum_of_pairs(pairs: Vector) -> Vector:
+    """Sum of real parts and of imaginary parts, the upper half onto the lower until one is left."""
+    while (count := len(pairs)) > 2:
+        kept = 2 * ((count // 2 + 1) // 2)
+        upper = pairs.picked(min(k, count) for k in range(kept, 2 * kept))  # from ``count`` on lie zeros
+        pairs = pairs.picked(range(kept)) + upper
+    return pairs
