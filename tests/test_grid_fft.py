@@ -63,3 +63,13 @@ def test_slices_and_grid(size, edge, count):
         transform.from_grid(room)
         assert np.allclose(room[0], expected.real, atol=1e-11)
         assert count == 1 or np.allclose(room[1], expected.imag, atol=1e-11)
+
+
+def test_slices_of_another_type_are_converted():
+    transform = GridFft(16, 4, np.ones(9))
+    room = np.ones((2, 9, 9), np.float32)
+    transform.onto_grid(room)
+    transform.grid[:] = transform.grid[:, np.arange(transform.grid.shape[1]) ^ 1]  # parts exchanged
+    assert transform.grid[0, 1] == pytest.approx(81)
+    transform.from_grid(room)
+    assert np.allclose(room, 16**2)

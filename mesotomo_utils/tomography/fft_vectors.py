@@ -1,7 +1,7 @@
 """FFTs of eight lines side by side, in vectors: each vector holds one place of all of them.
 
-A line of a grid, done in two passes or three while it is near, takes half the time that SciPy's own FFT takes, whose
-vectors are those of every processor of its kind.
+They take half the time of SciPy's, whose wheels hold to the short vectors that every processor has, and leave what is
+done with a line before and after to those who have it at hand (:mod:`.grid_fft`).
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class GridFft:
         # an odd number of vectors, lest the places of a line share theirs in the processor's cache
         row = WIDE * (-(-(edge + margin) // LANES) | 1)
         self.grid = _aligned((edge + margin, row), real)
-        lines = [_aligned(count * edge * WIDE, real) for count in (_TOGETHER, 1, 1, 1)]
+        lines = (_aligned(count * edge * WIDE, real) for count in (_TOGETHER, 1, 1, 1))
         self._work = (*lines, factors_of(edge, real).ravel(), corrections)
         self._shape = (edge, row, edge // 2 - size // 2)
 
@@ -80,7 +80,8 @@ class GridFft:
 
     def _pair_of(self, slices: np.ndarray) -> np.ndarray:
         """The slices themselves where they are two in one piece, of eight pixels or more, else room for such."""
-        if len(slices) == 2 and slices.flags.c_contiguous and slices.shape[1] >= LANES:
+        fit = len(slices) == 2 and slices.shape[1] >= LANES and slices.dtype == self.grid.dtype
+        if fit and slices.flags.c_contiguous:
             return slices
         return np.zeros((2, *np.maximum(slices.shape[1:], LANES)), self.grid.dtype)
 
@@ -88,7 +89,7 @@ class GridFft:
 def _aligned(shape: int | tuple[int, ...], real: np.dtype) -> np.ndarray:
     """Zeros that begin with a line of the processor's cache."""
     size = int(np.prod(shape))
-    numbers = np.empty(size + 64, real)
+    numbers = np.empty(size + 64, real)  # not cleared: for this NumPy asks for large pages of memory
     numbers[:] = 0
     first = (-numbers.ctypes.data % 64) // real.itemsize
     return numbers[first : first + size].reshape(shape)
