@@ -70,7 +70,7 @@ class Gridding:
         decay = np.pi * np.sqrt(1 - 1 / fineness)
         self.width = int(np.clip(np.ceil(-np.log(tolerance) / decay + margin), 4, 16))
         edge = max(int(np.ceil(fineness * size)), 2 * self.width)
-        # even; FFTs are fast where it is a product of 2, 3 and 5, and most so of 16: 1280 takes less than 1250
+        # FFTs are fast where it is a product of 2, 3 and 5, and most so of 16; the CPU's take eight lines at once
         self.edge = 16 * next_fast_len(-(-edge // 16), real=True)
 
     def _corners(self, points: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -316,7 +316,7 @@ class Projector:
 
     def _batch(self) -> tuple[int, float]:
         """How many pairs of slices to transform at once, and the bytes at work then."""
-        points = 3 * self.n_tilts * self.length
+        points = 4 * self.n_tilts * self.length
         if not self._side_by_side:
             points += 2 * self.size**2
         if self.device == "cuda":  # what the FFT works in, and a grid: cufinufft has one for either direction

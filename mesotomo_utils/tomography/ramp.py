@@ -41,10 +41,8 @@ def periodic_ramp(length: int, n_u: int) -> tuple[np.ndarray, np.ndarray, np.nda
     def kernel(where: np.ndarray, sign: int) -> np.ndarray:
         """(W, length) of −1/(2π² d²) summed over the other periods, each with ``sign`` times that of the one before."""
         x = np.pi * (there - half * (where[:, None] + 1)) / length
-        far = np.abs(x) > 1e-3  # nearer, two terms cancel
-        x[~far] = 1
-        rest = (1 if sign > 0 else np.cos(x)) / np.sin(x) ** 2 - x**-2
-        return np.where(far, rest, 1 / 3 if sign > 0 else -1 / 6) / (-2 * length**2)
+        x[np.abs(x) < 1e-3] = 1e-3  # nearer, the two terms would cancel
+        return ((1 if sign > 0 else np.cos(x)) / np.sin(x) ** 2 - x**-2) / (-2 * length**2)
 
     moments, spectra = [], []
     for sign in (1, -1):

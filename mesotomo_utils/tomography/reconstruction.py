@@ -350,7 +350,7 @@ def slab_bytes(rows: int, *, n_tilts: int, n_u: int, method: str, to_disk: bool,
     slices, sinograms = {"fbp": (1, 1), "sirt": (2, 3), "cgls": (6, 4)}[method]
     slices += 0.75 if to_disk else 1 + waits
     sinograms += 2 * waits
-    pair = 8 * 5 * line
+    pair = 8 * 5.5 * line
     # arrays, a batch of transforms, and what these hold: a grid, and the windows of all points
     held = 13 * area + 76 * 1.35 * line
     return 4 * rows * (slices * area + sinograms * line) + max(pair, min(_BATCH_BYTES, pair * rows / 2)) + held
