@@ -124,7 +124,7 @@ def test_fbp_recovers_the_value_of_a_disc(n_u):
     assert abs(volume[2][np.hypot(y, x) > 26].mean()) < 5e-3
 
 
-@pytest.mark.parametrize(("n_u", "size"), [(64, 64), (65, 65), (40, 60), (60, 40), (3, 3)])
+@pytest.mark.parametrize(("n_u", "size"), [(64, 64), (65, 65), (40, 60), (60, 12), (3, 3)])
 def test_the_ramp_spreads_as_if_it_had_no_period(n_u, size):
     """Filtered in space, line by line, by the kernel itself, and then summed frequency by frequency."""
     angles = np.arange(0, 180, 12.0)
