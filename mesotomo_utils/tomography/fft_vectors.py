@@ -92,12 +92,13 @@ def _pass(radix: int, *, turns: bool) -> Callable[..., None]:
     """A pass of Stockham's algorithm, which leaves the frequencies in their order; the last one turns nothing."""
 
     def write(places, source, at, step, target, to, jump, factors, first):
-        found = _butterfly([places.load(source, one, WIDE) for one in places.steps(at, step, radix)])
-        for k, (vector, one) in enumerate(zip(found, places.steps(to, jump, radix), strict=True)):
-            if k and turns:
-                real, imaginary = (_pair(places, factors, one) for one in places.steps(first, INDEX(2), 2 * k)[-2:])
-                vector = vector * real + vector.swapped() * imaginary
-            places.store(vector, target, one)
+        found = _butterfly([places.load(source, place, WIDE) for place in places.steps(at, step, radix)])
+        if turns:
+            pairs = [_pair(places, factors, place) for place in places.steps(first, INDEX(2), 2 * (radix - 1))]
+            for k, (real, imaginary) in enumerate(zip(pairs[::2], pairs[1::2], strict=True), 1):
+                found[k] = found[k] * real + found[k].swapped() * imaginary
+        for vector, place in zip(found, places.steps(to, jump, radix), strict=True):
+            places.store(vector, target, place)
 
     @intrinsic
     def butterfly(typing_context, source, at, step, target, to, jump, factors, first):

@@ -79,7 +79,6 @@ class CpuGridding(Gridding):
         ndarray
             (⌈Z/2⌉, M) complex.
         """
-        slices = np.ascontiguousarray(slices, self.real)
         values = np.empty(((len(slices) + 1) // 2, self.n_points), self.dtype)
         with self._grid() as grid:
             for pair, found in enumerate(values):

@@ -25,7 +25,7 @@ from mesotomo_utils.tomography.transforms import load_transforms
 
 _COARSE_GRID_FROM = 3e-5
 """finufft's grid of 1.25 times the pixels takes half the time of that of 2, and reaches 7e-5 for paper-size slices."""
-_BATCH_BYTES = {"gridding": 16e6, "finufft": 64e6, "cuda": 2e9}
+BATCH_BYTES = {"gridding": 16e6, "finufft": 64e6, "cuda": 2e9}
 """Upper bound of the working arrays of one batch of transforms, bytes."""
 _BATCH_SHARE = 0.25
 """The same on a GPU, as a share of the memory that it has free."""
@@ -168,14 +168,13 @@ class Projector:
         """
         if slices.ndim != 3 or slices.shape[1:] != (self.size, self.size):
             raise ValueError(f"slices must be (Z, {self.size}, {self.size}); they are {slices.shape}")
-        xp = backend.get_array_module(slices)
-        out = xp.empty((self.n_tilts, slices.shape[0], self.n_u), self.dtype)
+        out = backend.get_array_module(slices).empty((self.n_tilts, slices.shape[0], self.n_u), self.dtype)
         images = out.transpose(1, 0, 2)
 
         def project(some: slice) -> None:
             lines = self._to_points(slices[some]).reshape(-1, self.n_tilts, self.length)
             lines *= self._phase
-            unpack(images[some], self._transform(backend.fft_module(xp).ifft, lines)[..., : self.n_u])
+            unpack(images[some], self._transform("ifft", lines)[..., : self.n_u])
 
         self._each_batch(project, len(slices))
         return out
@@ -202,7 +201,7 @@ class Projector:
         out = backend.get_array_module(sinogram).empty((sinogram.shape[1], self.size, self.size), self.dtype)
 
         def back_project(some: slice) -> None:
-            self._smear(self._spectrum(self._lines(sinogram, some)), out[some])
+            self._smear(self._transform("fft", self._lines(sinogram, some)), out[some])
 
         self._each_batch(back_project, len(out))
         return out
@@ -242,7 +241,7 @@ class Projector:
         def back_project(some: slice) -> None:
             lines = self._lines(sinogram, some)
             beyond = (lines[..., : self.n_u] @ moments * weights) @ spectra
-            spectrum = self._spectrum(lines)
+            spectrum = self._transform("fft", lines)
             spectrum *= ramp
             spectrum -= beyond
             self._smear(spectrum, out[some])
@@ -261,9 +260,6 @@ class Projector:
     def _lines(self, sinogram: np.ndarray, some: slice) -> np.ndarray:
         """(P, T, length) pairs of slices, zero beyond the field."""
         return pack(sinogram[:, some].transpose(1, 0, 2), self._complex, self.length)
-
-    def _spectrum(self, lines: np.ndarray) -> np.ndarray:
-        return self._transform(backend.fft_module(backend.get_array_module(lines)).fft, lines)
 
     def _smear(self, spectrum: np.ndarray, out: np.ndarray) -> None:
         """Back-project lines by their (P, T, length) spectra, overwriting these, into (Z, size, size) slices."""
@@ -323,9 +319,9 @@ class Projector:
             points += 3 * self._gridding.edge**2 if self.transforms == "gridding" else 4 * (2 * self.size) ** 2
         per_pair = self._complex.itemsize * points
         if self.device == "cuda":
-            limit = min(_BATCH_BYTES["cuda"], _BATCH_SHARE * backend.free_memory())
+            limit = min(BATCH_BYTES["cuda"], _BATCH_SHARE * backend.free_memory())
         else:
-            limit = _BATCH_BYTES[self.transforms]
+            limit = BATCH_BYTES[self.transforms]
         pairs = int(np.clip(limit // per_pair, 1, 16))
         return pairs, pairs * per_pair
 
@@ -341,9 +337,11 @@ class Projector:
         batches = [slice(first, min(first + step, n_z)) for first in range(0, n_z, max(step, 1))]
         map_items(work, batches, workers=workers)
 
-    def _transform(self, function: Any, data: np.ndarray) -> np.ndarray:
+    def _transform(self, name: str, lines: np.ndarray) -> np.ndarray:
+        """``"fft"`` or ``"ifft"`` of lines, which it overwrites."""
+        function = getattr(backend.fft_module(backend.get_array_module(lines)), name)
         options = {"workers": 1 if self._side_by_side else self.threads} if self.device == "cpu" else {}
-        return function(data, axis=-1, overwrite_x=True, **options)
+        return function(lines, axis=-1, overwrite_x=True, **options)
 
     def _array(self, array: np.ndarray) -> np.ndarray:
         return backend.to_device(array, self.device)

@@ -15,6 +15,7 @@ import numpy as np
 
 from mesotomo_utils import backend, distribute
 from mesotomo_utils.tomography.engines import ENGINES, METHODS
+from mesotomo_utils.tomography.projector import BATCH_BYTES
 from mesotomo_utils.tomography.stopping import enough_iterations
 from mesotomo_utils.tomography.tilt_series import TiltSeries, plain_metadata
 from mesotomo_utils.tomography.tomogram_writer import CHUNK, TomogramWriter
@@ -22,8 +23,6 @@ from mesotomo_utils.tomography.transforms import load_transforms
 
 _SLAB_BYTES = 1e9
 """Working memory of one slab where no limit is given, bytes."""
-_BATCH_BYTES = 16e6
-"""What the projector takes for a batch of transforms, at most, bytes."""
 _FIXED_BYTES = 80e6
 """What the libraries take for themselves once they are at work, bytes."""
 _SHALLOW = 16
@@ -353,4 +352,6 @@ def slab_bytes(rows: int, *, n_tilts: int, n_u: int, method: str, to_disk: bool,
     pair = 8 * 5.5 * line
     # arrays, a batch of transforms, and what these hold: a grid, and the windows of all points
     held = 13 * area + 76 * 1.35 * line
-    return 4 * rows * (slices * area + sinograms * line) + max(pair, min(_BATCH_BYTES, pair * rows / 2)) + held
+    return (
+        4 * rows * (slices * area + sinograms * line) + max(pair, min(BATCH_BYTES["gridding"], pair * rows / 2)) + held
+    )
