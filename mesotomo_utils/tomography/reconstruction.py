@@ -350,8 +350,7 @@ def slab_bytes(rows: int, *, n_tilts: int, n_u: int, method: str, to_disk: bool,
     slices += 0.75 if to_disk else 1 + waits
     sinograms += 2 * waits
     pair = 8 * 5.5 * line
+    batch = max(pair, min(BATCH_BYTES["gridding"], pair * rows / 2))
     # arrays, a batch of transforms, and what these hold: a grid, and the windows of all points
     held = 13 * area + 76 * 1.35 * line
-    return (
-        4 * rows * (slices * area + sinograms * line) + max(pair, min(BATCH_BYTES["gridding"], pair * rows / 2)) + held
-    )
+    return 4 * rows * (slices * area + sinograms * line) + batch + held
