@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from mesotomo_utils.tomography import alignment_coarse
+from mesotomo_utils.tomography import alignment_coarse, alignment_fine
 from mesotomo_utils.tomography.alignment import (
     Alignment,
     _bin,
@@ -21,7 +23,7 @@ from mesotomo_utils.tomography.alignment import (
 )
 from mesotomo_utils.tomography.alignment_fine import Pose, refine, slow_angle_patterns
 from mesotomo_utils.tomography.alignment_geometry import image_matrix, move_images, remove_rigid_motion
-from mesotomo_utils.tomography.tilt_series import TiltSeries, TiltSeriesError
+from mesotomo_utils.tomography.tilt_series import TiltSeries, TiltSeriesError, load_tilt_series
 
 PIXEL_NM = 0.3
 
@@ -139,7 +141,7 @@ def test_axis_far_off_and_tilted_the_other_way_with_missing_tilts() -> None:
 def test_the_axis_of_a_film_as_wide_as_it_is_high_in_a_missing_wedge(seed: int) -> None:
     # its slices lean as much one way by the tilt of the axis as the other by what they mix
     series, truth = phantom(seed=seed, height=0.55, angles_deg=np.arange(-70.0, 71.0, 2.0))
-    pose, _ = _coarse(alignment_coarse.without_background(series.images), series.angles_deg)
+    pose, *_ = _coarse(alignment_coarse.without_background(series.images), series.angles_deg)
     assert abs(pose.axis_tilt_deg - truth.axis_tilt_deg) < 0.05  # of 70 rows; without the mixing off by 0.15 and 0.23
     assert abs(align_series(series).axis_tilt_deg - truth.axis_tilt_deg) < 0.05
 
@@ -258,6 +260,67 @@ def test_how_far_a_centre_of_mass_is_trusted() -> None:
     assert wandering[1] < 1.5 * whole[1]
     # 32 pixels off either side leave centres that are wrong by 0.9 pixel
     assert 0.4 < sigmas(series.images[:, :, 32:-32])[1] < 2.5
+
+
+def leaning(series: TiltSeries, strength: float) -> TiltSeries:
+    """The series with contrast that is not mass: in each image each layer leans to one side or the other."""
+    n_t, n_z, n_u = series.images.shape
+    lean = np.repeat(np.random.default_rng(3).normal(0, strength, (n_t, 16)), n_z // 16, axis=1)
+    u = np.linspace(-1, 1, n_u)
+    return replace(series, images=(series.images * (1 + lean[:, :, None] * u)).astype(np.float32))
+
+
+def test_the_scatter_of_slices_says_how_far_off_a_centre_of_mass_is() -> None:
+    series, truth = phantom(seed=10)
+    right = (truth.shift_u_nm + truth.axis_offset_nm) / PIXEL_NM
+    sigmas, apart = [], []
+    for strength in (0.0, 0.05, 0.1):
+        images = alignment_coarse.without_background(leaning(series, strength).images)
+        pose, _, sigma = _coarse(images, series.angles_deg)
+        *_, u, _, _ = remove_rigid_motion(np.zeros_like(right), pose.shift_u - right, truth.angle_deg)
+        sigmas.append(sigma)
+        apart.append(np.std(u))
+    assert sigmas[0] < 0.05
+    assert sigmas[2] == pytest.approx(2 * sigmas[1], rel=0.2)
+    assert sigmas[1:] == pytest.approx(apart[1:], rel=0.4)
+
+
+def test_where_centres_do_not_follow_nothing_is_said_of_their_scatter() -> None:
+    series, _ = phantom(seed=10, axis_offset_px=0.0)
+    cut = alignment_coarse.without_background(series.images[:, :, 40:-40])
+    zero = np.zeros(len(series))
+    *same, tilt, sigma = alignment_coarse.refine_by_slices(cut, series.angles_deg, zero, zero)
+    assert tilt == 0
+    assert np.isnan(sigma)
+    assert all(shift is zero for shift in same)
+
+
+def test_the_scatter_between_stretches_of_rows() -> None:
+    rng = np.random.default_rng(0)
+    white = rng.normal(size=(400, 96)).astype(np.float32)
+    assert alignment_fine._scatter(white) == pytest.approx(96, rel=0.1)
+    # rows that err alike in sixes add up to six times as much; what all rows share is no scatter
+    assert alignment_fine._scatter(np.repeat(white[:, :16], 6, axis=1) + 3) == pytest.approx(6 * 96, rel=0.1)
+
+
+@pytest.mark.slow
+def test_the_less_of_the_contrast_is_mass_the_more_nominal_angles_count(
+    aligned: tuple[TiltSeries, Truth, Alignment], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series, _, clean = aligned
+    data = repository / "data" / "needle"
+    needle = load_tilt_series(
+        data / "HAADF.mrc", angles_path=data / "HAADF.rawtlt", pixel_nm=3.36, tilt_axis="horizontal"
+    )
+    wary = align_series(needle)
+    monkeypatch.setattr(alignment_fine, "_WHITE_SCATTER", np.inf)
+    assert np.std(found_turns(wary)) < 0.8 * np.std(found_turns(align_series(needle)))
+    # of what is all mass little more than the first step, from far off, is another
+    assert np.std(align_series(series).table["angle_deg"] - clean.table["angle_deg"]) < 0.01
+
+
+def found_turns(alignment: Alignment) -> pd.Series:
+    return alignment.table["angle_deg"] - alignment.table["angle_nominal_deg"]
 
 
 def test_alignment_does_not_depend_on_units_of_intensity(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:

@@ -126,12 +126,13 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     _check(series)
     images = coarse.without_background(series.images)
     used = np.ones(len(series), dtype=bool)
-    pose, odd = _coarse(images, series.angles_deg)
+    pose, odd, scatter = _coarse(images, series.angles_deg)
     if odd.any():
         used &= ~odd
         _check_count(series, used)
-        pose, _ = _coarse(images[used], series.angles_deg[used])
+        pose, _, scatter = _coarse(images[used], series.angles_deg[used])
     known, sigma = replace(pose, angle_deg=series.angles_deg[used]), coarse.moment_sigmas(images[used], pose.shift_z)
+    sigma = sigma[0], np.fmax(sigma[1], scatter)
     columns = coarse.object_columns(images[used])
     factor = _fine_bin((images.shape[1], columns.stop - columns.start), series.angles_deg)
     fit = _refined(images[used], columns, pose, factor, device, known, sigma)
@@ -313,16 +314,17 @@ def rigid_motion_between(alignment: Alignment, reference: Alignment) -> RigidMot
     return motion
 
 
-def _coarse(images: NDArray[np.float32], angles_deg: NDArray) -> tuple[Pose, NDArray[np.bool_]]:
+def _coarse(images: NDArray[np.float32], angles_deg: NDArray) -> tuple[Pose, NDArray[np.bool_], float]:
+    """Coarse pose, images that do not belong, and the standard error of a shift along u; all in full pixels."""
     factor = max(1, int(np.ceil(max(images.shape[1:]) / _COARSE_PIXELS)))
     small, (z0, u0) = _bin(images, factor)
     shift_z, likeness = coarse.profile_shifts(small)
     shift_u = coarse.centre_of_mass_shifts(small, angles_deg, shift_z)
     odd = coarse.odd_images(small, likeness)
-    tilt = 0.0
+    tilt, sigma_u = 0.0, float("nan")
     if not odd.any():
-        shift_z, shift_u, tilt = coarse.refine_by_slices(small, angles_deg, shift_z, shift_u)
-    return Pose(shift_z * factor + z0, shift_u * factor + u0, angles_deg.copy(), tilt), odd
+        shift_z, shift_u, tilt, sigma_u = coarse.refine_by_slices(small, angles_deg, shift_z, shift_u)
+    return Pose(shift_z * factor + z0, shift_u * factor + u0, angles_deg.copy(), tilt), odd, sigma_u * factor
 
 
 def _refined(

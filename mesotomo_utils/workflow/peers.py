@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mesotomo_utils.workflow.sample import repository_root
@@ -18,23 +19,32 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table
-        ``series, program, route, measure, value``, one row of the program ``"mesotomo"`` for each series and measure.
+        ``series, program, route, measure, value, parts``, one row of the program ``"mesotomo"`` for each series and
+        measure; ``parts`` has the measure of each part of the data, where there are any.
 
     Returns
     -------
     DataFrame
-        ``series, measure, mesotomo, other, route, as_good``: the other program's best value, the route it comes from,
-        and whether ours is at least as good. An area (``*_area``) is better large, all else is better small.
+        ``series, measure, mesotomo, other, route, as_good, apart_by``: the other program's best value, the route it
+        comes from, whether ours is at least as good, and by how many standard errors of the difference it is better
+        (negative: worse; NaN without parts). An area (``*_area``) is better large, all else is better small.
+
+    Notes
+    -----
+    The standard error is that of the mean of the parts' differences: what both programs find hard does not count.
     """
     rows = []
     for (series, measure), group in table.groupby(["series", "measure"], sort=False):
-        ours = group.loc[group["program"] == "mesotomo", "value"].item()
+        ours = group[group["program"] == "mesotomo"].squeeze()
         others = group[group["program"] != "mesotomo"]
         large = measure.endswith("_area")
         best = others.loc[others["value"].idxmax() if large else others["value"].idxmin()]
-        as_good = ours >= best["value"] if large else ours <= best["value"]
-        rows.append((series, measure, ours, best["value"], best["route"], bool(as_good)))
-    return pd.DataFrame(rows, columns=["series", "measure", "mesotomo", "other", "route", "as_good"])
+        better = (ours["value"] - best["value"]) * (1 if large else -1)
+        apart = np.subtract(ours["parts"], best["parts"])
+        error = apart.std(ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else np.nan
+        rows.append((series, measure, ours["value"], best["value"], best["route"], bool(better >= 0), better / error))
+    columns = ["series", "measure", "mesotomo", "other", "route", "as_good", "apart_by"]
+    return pd.DataFrame(rows, columns=columns).round({"apart_by": 1})
 
 
 def alignment_beside_etspy(path: str | Path | None = None) -> tuple[pd.DataFrame, str]:
