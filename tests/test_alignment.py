@@ -285,6 +285,17 @@ def test_the_scatter_of_slices_says_how_far_off_a_centre_of_mass_is() -> None:
     assert sigmas[1:] == pytest.approx(apart[1:], rel=0.4)
 
 
+def test_centres_of_mass_that_slices_do_not_agree_on_give_way_to_reprojection(monkeypatch: pytest.MonkeyPatch) -> None:
+    series, truth = phantom(seed=10)
+    series = leaning(series, 0.1)
+    found = errors(align_series(series), truth)
+    slices = alignment_coarse.refine_by_slices
+    monkeypatch.setattr(alignment_coarse, "refine_by_slices", lambda *given: (*slices(*given)[:3], float("nan")))
+    held = errors(align_series(series), truth)
+    assert found["u_px"] < 0.75 * held["u_px"]
+    assert found["angle_deg"] < 0.9 * held["angle_deg"]
+
+
 def test_where_centres_do_not_follow_nothing_is_said_of_their_scatter() -> None:
     series, _ = phantom(seed=10, axis_offset_px=0.0)
     cut = alignment_coarse.without_background(series.images[:, :, 40:-40])

@@ -117,7 +117,7 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     3. Reprojection (:mod:`.alignment_fine`), on the columns that the object takes up, low-passed and thinned out to
        what Crowther's limit asks for: finer detail is not shared by images. It refines shifts, axis tilt and angles
        together. For a needle that lies wholly within the field, which shows in a constant mass or empty edges, the
-       shifts and the axis tilt are held near those of step 2, which are as good as the noise allows.
+       shifts and the axis tilt are held near those of step 2, as near as its slices agree on them.
     4. An image that still fits far worse than the others is left out and step 3 repeated.
     5. What no series can tell is fixed by convention: mean shift along z zero, no cosine or sine of the
        tilt in the shift along u, mean of the angle errors zero, and no error
