@@ -447,7 +447,7 @@ def _gauss_newton(
     noise = _CAUTION * white
     prior = noise / np.array([sigma[0], sigma[1], np.deg2rad(sigma[2]) * arm]) ** 2
     curvature = float(np.vdot(columns[:, 0], explained.weigh(columns[:, 0]))) / n_t
-    prior[2] *= max(1.0, _scatter(pull_z) / (white * curvature) / _WHITE_SCATTER)
+    prior[2] *= max(1.0, _scatter(pull_z) / max(white * curvature, 1e-30) / _WHITE_SCATTER)
     turned_by = np.deg2rad(pose.angle_deg - anchor.angle_deg) * arm
     departure = np.stack([pose.shift_z - anchor.shift_z, pose.shift_u - anchor.shift_u, turned_by], axis=1)
     patterns = slow_angle_patterns(pose.angle_deg)
