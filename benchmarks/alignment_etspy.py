@@ -260,13 +260,13 @@ def copy_of_needle(series: TiltSeries, found: Alignment, rng: np.random.Generato
     truth[["shift_z_nm", "shift_u_nm"]] = moved.T * series.pixel_nm
     images = pixel_sums(truth["angle_deg"].to_numpy(), volume, series.pixel_nm) + gaussian_filter1d(missed, 1.5, axis=0)
     images += (size * drawn / drawn.std()).astype(np.float32)
-    # recorded images are turned back and moved where ours is theirs: the inverse of what brings them into place
-    turn = -found.axis_tilt_deg
+    turn = -found.axis_tilt_deg  # the inverse of what brings recorded images into place
     images = move_images(images, *(-image_matrix(turn) @ moved), turn)
     return replace(series, images=np.maximum(images, 0), angles_deg=nominal, name="copy of the needle"), truth
 
 
 def pixel_sums(angles_deg: np.ndarray, volume: np.ndarray, pixel_nm: float) -> np.ndarray:
+    """Projections of a tomogram in the units of the images that it was made from."""
     projector = Projector(angles_deg, volume.shape[2], device="cpu")
     return projector.forward(volume) * np.float32(pixel_nm)
 
