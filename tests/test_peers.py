@@ -6,6 +6,7 @@ import ast
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mesotomo_utils.tomography.alignment import apply_alignment
+from mesotomo_utils.tomography.alignment import Alignment, apply_alignment
 from mesotomo_utils.tomography.tilt_series import TiltSeries
 from mesotomo_utils.workflow.peers import ALIGNMENT, alignment_beside_etspy, side_by_side
 
@@ -92,3 +93,24 @@ def test_etspy_moves_are_put_into_our_terms(load_benchmark: Callable[[str], Modu
     image = apply_alignment(series, benchmark.in_our_terms(series, angle, moved)).images[3]
     found = [(image * axis.T).sum() / image.sum() for axis in (y, x)]
     np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_the_copy_of_the_needle_moves_as_its_truth_says(load_benchmark: Callable[[str], ModuleType]) -> None:
+    benchmark = load_benchmark("alignment_etspy")
+    angles, n = np.arange(-75.0, 76.0, 5.0), 64
+    z, y, x = np.mgrid[:48, :n, :n] - np.array([23.5, 31.5, 31.5])[:, None, None, None]
+    needle = 1.0 * (np.hypot(x, y) < 10) * (z < 12) + 3.0 * (np.sqrt((x - 4) ** 2 + (y + 3) ** 2 + (z + 2) ** 2) < 4)
+    images = benchmark.pixel_sums(angles, needle.astype(np.float32), 0.5)
+    series = TiltSeries(images=images, angles_deg=angles, pixel_nm=0.5)
+    zero, rng = np.zeros(len(angles)), np.random.default_rng(0)
+    table = pd.DataFrame({"tilt": np.arange(len(angles)), "angle_nominal_deg": angles, "angle_deg": angles})
+    table = table.assign(shift_z_nm=zero, shift_u_nm=zero, residual_nm=zero, used=True)
+    found = Alignment(table=table, axis_tilt_deg=3.0, axis_offset_nm=0.0, pixel_nm=0.5)
+    copy, truth = benchmark.copy_of_needle(apply_alignment(series, replace(found, axis_tilt_deg=-3.0)), found, rng)
+    assert np.std(truth["shift_z_nm"]) == pytest.approx(1.0, rel=0.4)
+    moved = ["angle_deg", "shift_z_nm", "shift_u_nm"]
+    back = apply_alignment(copy, replace(found, table=table.assign(**truth[moved])))
+    inner = np.s_[:, 10:-10, 8:-8]
+    expected = benchmark.pixel_sums(truth["angle_deg"].to_numpy(), needle.astype(np.float32), 0.5)[inner]
+    assert np.linalg.norm(back.images[inner] - expected) < 0.1 * np.linalg.norm(expected)
+    assert np.linalg.norm(copy.images[inner] - expected) > 0.2 * np.linalg.norm(expected)
