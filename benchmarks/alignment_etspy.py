@@ -242,8 +242,8 @@ def copy_of_needle(series: TiltSeries, found: Alignment, rng: np.random.Generato
 
     Its images are projections of a tomogram of the needle; with what these miss of the recorded images, as far as it
     changes slowly with the tilt (HAADF is not quite proportional to thickness, and a wedge is missing); and with new
-    noise of the size and the spectrum of the rest. In ``found`` it is to lie on the axis: beside it an error of the
-    tilt moves it, too.
+    noise of the size and the spectrum of the rest. It lies where it does in ``found``: beside the axis an error of the
+    tilt moves it, too, which no shift tells from its own.
     """
     aligned = remove_background(alignment.apply_alignment(series, found))
     volume = reconstruct(aligned, method="sirt", iterations=40, device="cpu")
@@ -294,7 +294,7 @@ def twin() -> tuple[TiltSeries, pd.DataFrame]:
 
 def rows_of(series: str, scores: dict[str, dict[str, Score]]) -> list[dict]:
     def short(value: float) -> float:
-        return float(f"{value:.4g}")
+        return float(f"{value:.6g}")
 
     return [
         {"series": series, "program": "mesotomo" if route == "ours" else "ETSpy", "route": route, "measure": measure}
@@ -319,8 +319,8 @@ def main() -> None:
         series = recorded_needle()
         ours = alignment.align_series(series)
         table, versions = needle(series, ours, folder)
-        made = copy_of_needle(series, centred(series, ours)[0], np.random.default_rng(1))
-        table += phantom(*made, ROUTES, folder, "copy of the needle")
+        for copied, lies in {"copy of the needle": ours, "copy on the axis": centred(series, ours)[0]}.items():
+            table += phantom(*copy_of_needle(series, lies, np.random.default_rng(1)), ROUTES, folder, copied)
         table += phantom(*catalyst(folder), ["COM-CL", "COM", "StackReg", "PC"], folder, "ETSpy's catalyst")
         table += phantom(*twin(), ROUTES, folder, "twin tiny")
     versions["mesotomo"] = importlib.metadata.version("mesotomo")

@@ -140,10 +140,11 @@ if has_series:
 # One row of the images against the tilt, and the whole series as a film, recorded beside aligned; the place of an image
 # that was left out stays black.
 #
-# **How this compares with another program.** ETSpy, NIST's tomography suite, on the needle that it ships, on a copy of it
+# **How this compares with another program.** ETSpy, NIST's tomography suite, on the needle that it ships, on copies of it
 # with known motions and on a phantom of each program; both sets of shifts went through the same steps, and for each measure
 # the best of ETSpy's routes counts. Left-out: image against the reprojection of a tomogram made without it. `apart_by`: by
-# how many standard errors of the difference ours is better. These are stored figures; `make bench` measures them anew.
+# how many standard errors of the difference ours is better; below two it is no difference. These are stored figures;
+# `make bench` measures them anew.
 
 # %%
 compared, measured_with = peers.alignment_beside_etspy()

@@ -59,7 +59,8 @@ _WHITE_SCATTER, _STRETCHES = 20.0, 8
 
 At their pose twins of 100 to 180 tilts have 2 to 6 and phantoms of 60 to 77 have 10 to 17; a recorded needle has 55,
 its halves 110 to 170: its contrast is not all mass, and differs from row to row. By as much more the nominal angles
-count, and halves of that series agree better. Along z, as errors of the axis and of the angles hardly show there.
+count. Above what phantoms have, and no more than that: what it does was seen on this one series alone, whose halves
+agree better for it. Along z, as errors of the axis and of the angles hardly show there.
 """
 _SLOW_TURNS, _SLOW_POWER = 12, 4
 """A pattern of angle errors with k periods in 360° counts (12 / k)⁴ times as much again against what is known.
