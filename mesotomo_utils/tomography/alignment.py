@@ -131,8 +131,8 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
         used &= ~odd
         _check_count(series, used)
         pose, _, scatter = _coarse(images[used], series.angles_deg[used])
-    known, sigma = replace(pose, angle_deg=series.angles_deg[used]), coarse.moment_sigmas(images[used], pose.shift_z)
-    sigma = sigma[0], np.fmax(sigma[1], scatter)
+    known = replace(pose, angle_deg=series.angles_deg[used])
+    sigma = coarse.moment_sigmas(images[used], pose.shift_z, scatter)
     columns = coarse.object_columns(images[used])
     factor = _fine_bin((images.shape[1], columns.stop - columns.start), series.angles_deg)
     fit = _refined(images[used], columns, pose, factor, device, known, sigma)

@@ -249,19 +249,29 @@ def refine_by_slices(
         shift_z = shift_z + profile_shifts(moved, rounds=2, reach=4)[0]
         if abs(change) < tolerance_deg:
             break
-    first_rows = len(weight) * np.arange(_STRETCHES) // _STRETCHES
-    parts = np.add.reduceat(apart * weight, first_rows, axis=1) / np.add.reduceat(weight, first_rows)
+    parts = sums_of_stretches(apart * weight, _STRETCHES) / sums_of_stretches(weight, _STRETCHES)
     sigma_u = np.sqrt(np.mean(parts.var(axis=1, ddof=1)) / _STRETCHES)
     return shift_z, shift_u, float(tilt), float(sigma_u)
 
 
-def moment_sigmas(images: NDArray[np.float32], shift_z: NDArray[np.float64]) -> tuple[float, float]:
+def sums_of_stretches(values: NDArray, count: int) -> NDArray[np.float64]:
+    """(…, count) sums over even stretches of the last axis, whose scatter tells the error of the whole sum.
+
+    Values close to each other err alike, so that their own scatter does not.
+    """
+    return np.add.reduceat(values, values.shape[-1] * np.arange(count) // count, axis=-1, dtype=np.float64)
+
+
+def moment_sigmas(
+    images: NDArray[np.float32], shift_z: NDArray[np.float64], sigma_slices: float = float("nan")
+) -> tuple[float, float]:
     """How far shifts along z by the profile, and along u by the centre of mass, may be off, pixels.
 
     Mass that leaves the field on one side, a share v of it, moves the centre of mass by up to v times half the
     width. It shows as a change of the mass from tilt to tilt, but so does the gain of the detector. Across the axis
     there must also be mass at the edges, in the strips that the background is taken from: on twins, whole or cut, the
-    error is 0.4 to 1.1 times the mass that nine tenths of the images have there, times the width. The smaller counts.
+    error is 0.4 to 1.1 times the mass that nine tenths of the images have there, times the width. The smaller counts,
+    but no less than what slices disagree by.
 
     Parameters
     ----------
@@ -269,6 +279,8 @@ def moment_sigmas(images: NDArray[np.float32], shift_z: NDArray[np.float64]) -> 
         (T, Z, U) images less their background.
     shift_z
         (T,) shifts along z, pixels: only rows that all images show are counted.
+    sigma_slices
+        Of :func:`refine_by_slices`, in pixels of these images; NaN says nothing.
 
     Returns
     -------
@@ -287,7 +299,7 @@ def moment_sigmas(images: NDArray[np.float32], shift_z: NDArray[np.float64]) -> 
     strips = np.abs(across[:, :width]).sum(axis=1) + np.abs(across[:, -width:]).sum(axis=1)
     at_edges = 2 * np.quantile(strips, 0.9) / max(abs(np.median(across.sum(axis=1))), 1e-30)
     sigma_z, sigma_u = (float(share) * images.shape[2] / 2 for share in (changes, min(changes, at_edges)))
-    return max(sigma_z, _LEAST_SIGMA), max(sigma_u, _LEAST_SIGMA)
+    return max(sigma_z, _LEAST_SIGMA), float(np.fmax(max(sigma_u, _LEAST_SIGMA), sigma_slices))
 
 
 def object_columns(images: NDArray[np.float32]) -> slice:

@@ -26,6 +26,7 @@ from scipy import fft
 
 from mesotomo_utils.backend import cpu_count, get_array_module, to_device, to_numpy
 from mesotomo_utils.distribute import map_items
+from mesotomo_utils.tomography.alignment_coarse import sums_of_stretches
 from mesotomo_utils.tomography.alignment_geometry import move_images
 from mesotomo_utils.tomography.projector import Projector, angular_weights
 
@@ -461,8 +462,7 @@ def _gauss_newton(
 
 def _scatter(pull: NDArray[np.float32]) -> float:
     """Variance of the sum over rows, from that between stretches of them; mean of all (N, rows) images."""
-    starts = pull.shape[1] * np.arange(_STRETCHES) // _STRETCHES
-    return _STRETCHES * float(np.add.reduceat(pull, starts, axis=1, dtype=np.float64).var(axis=1, ddof=1).mean())
+    return _STRETCHES * float(sums_of_stretches(pull, _STRETCHES).var(axis=1, ddof=1).mean())
 
 
 def slow_angle_patterns(angles_deg: NDArray) -> tuple[NDArray, NDArray, NDArray]:

@@ -35,7 +35,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (series, measure), group in table.groupby(["series", "measure"], sort=False):
-        ours = group[group["program"] == "mesotomo"].squeeze()
+        (ours,) = group[group["program"] == "mesotomo"].to_dict("records")
         others = group[group["program"] != "mesotomo"]
         large = measure.endswith("_area")
         best = others.loc[others["value"].idxmax() if large else others["value"].idxmin()]
