@@ -25,7 +25,7 @@
 # turns it into a tomogram, and three measures of resolution: lattice lines, Fourier shell
 # correlation, Crowther's limit.
 #
-# **You need** the sample file; notebook 00 puts it into the run folder. **It takes** half a minute to a minute
+# **You need** the sample file; notebook 00 puts it into the run folder. **It takes** about a minute
 # on two cores for 180 images of 680 × 448 pixels; the half sets, aligned and reconstructed anew, take most. `memory_gb`
 # limits the slabs, with `dask` those of each worker. It does not count the libraries, 0.25 GB; the images, which
 # lie in memory twice and, while they are aligned, five times over; windows, up to 1 GB at the paper's size; and a tomogram
@@ -100,8 +100,8 @@ if has_series:
 #
 # Nothing outside the images says where each one lies. Three facts about one rigid object do: the mass in each
 # row does not change with the tilt, which gives the shifts along z; the centre of mass moves on a
-# sinusoid, which gives them along u; and a tomogram of all images must reproduce each image, which refines both and
-# the tilt of the axis and tells by how much each angle is off. A stretch of the specimen across the axis looks like an
+# sinusoid, which gives them along u, as far as all parts of the object agree on it; and a tomogram of all images must
+# reproduce each image, which refines both and the tilt of the axis and tells by how much each angle is off. A stretch of the specimen across the axis looks like an
 # error of the angles in step with twice the tilt; that one no series tells, and it stays at nominal.
 
 # %%
