@@ -114,10 +114,12 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     1. A plane through the borders of an image is its background.
     2. Mass profile for z, centre of mass for u (:mod:`.alignment_coarse`). Images of another mass
        or profile are outliers.
-    3. Reprojection (:mod:`.alignment_fine`), on the columns that the object takes up, low-passed and thinned out to
-       what Crowther's limit asks for: finer detail is not shared by images. It refines shifts, axis tilt and angles
-       together. For a needle that lies wholly within the field, which shows in a constant mass or empty edges, the
-       shifts and the axis tilt are held near those of step 2, as near as its slices agree on them.
+    3. Reprojection (:mod:`.alignment_fine`), on the columns that the object takes up, which follow one that lies beside
+       the axis where the field has room for that; low-passed and thinned out to what Crowther's limit asks for: finer
+       detail is not shared by images. It refines shifts, axis tilt and angles together. For a needle that lies wholly
+       within the field, which shows in a constant mass or empty edges, the shifts and the axis tilt are held near those
+       of step 2, as near as its slices agree on them; and the angles nearer to the nominal ones the more doubt there is
+       in the model that would move them.
     4. An image that still fits far worse than the others is left out and step 3 repeated.
     5. What no series can tell is fixed by convention: mean shift along z zero, no cosine or sine of the
        tilt in the shift along u, mean of the angle errors zero, and no error
@@ -133,14 +135,12 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
         pose, _, scatter = _coarse(images[used], series.angles_deg[used])
     known = replace(pose, angle_deg=series.angles_deg[used])
     sigma = coarse.moment_sigmas(images[used], pose.shift_z, scatter)
-    columns = coarse.object_columns(images[used])
-    factor = _fine_bin((images.shape[1], columns.stop - columns.start), series.angles_deg)
-    fit = _refined(images[used], columns, pose, factor, device, known, sigma)
+    fit, factor = _refined(images[used], pose, device, known, sigma)
     bad = _misfits(fit.misfit, series.angles_deg[used])
     if bad.any():
         used[np.flatnonzero(used)[bad]] = False
         _check_count(series, used)
-        fit = _refined(images[used], columns, _select(fit.pose, ~bad), factor, device, _select(known, ~bad), sigma)
+        fit, factor = _refined(images[used], _select(fit.pose, ~bad), device, _select(known, ~bad), sigma)
     engine = f"bin {factor}: {len(fit.rms_steps)} steps, misfit {np.sqrt(np.mean(fit.misfit**2)):.4f}"
     if progress:
         print(f"alignment, {engine}")
@@ -328,19 +328,22 @@ def _coarse(images: NDArray[np.float32], angles_deg: NDArray) -> tuple[Pose, NDA
 
 
 def _refined(
-    images: NDArray[np.float32],
-    columns: slice,
-    pose: Pose,
-    factor: int,
-    device: str,
-    known: Pose,
-    sigma: tuple[float, float],
-) -> Fit:
-    """Refine on some columns of the images, binned by a factor; poses and sigma in full pixels."""
-    small, (z0, u0) = _bin(images[:, :, columns], factor)
-    u0 += (columns.start + columns.stop - images.shape[2]) / 2
+    images: NDArray[np.float32], pose: Pose, device: str, known: Pose, sigma: tuple[float, float]
+) -> tuple[Fit, int]:
+    """Refine on the columns that the object takes up, binned by a factor; poses and sigma in full pixels."""
+    at = coarse.object_place(images, known.angle_deg, known.shift_u)
+    first, width = coarse.object_columns(images, known.path(*at))
+    u0 = first + (width - images.shape[2]) / 2
+    if np.ptp(first):
+        images = np.stack([image[:, start : start + width] for image, start in zip(images, first, strict=True)])
+    else:
+        images, at = images[:, :, first[0] : first[0] + width], np.zeros(2)
+    factor = _fine_bin(images.shape[1:], known.angle_deg)
+    small, (z0, beside) = _bin(images, factor)
+    u0 = u0 + beside
 
     def binned(full: Pose) -> Pose:
+        full = full.of_object_at(*at)
         return replace(full, shift_z=(full.shift_z - z0) / factor, shift_u=(full.shift_u - u0) / factor)
 
     options = {"steps": _STEPS, "tolerance": _TOLERANCE / factor, "device": device}
@@ -349,8 +352,8 @@ def _refined(
         options["axis_sigma_deg"] = np.rad2deg(sigma[1] * np.sqrt(12) / images.shape[1])
     fit = refine(small, binned(pose), binned(known), **options)
     found = fit.pose.scaled(factor)
-    found = replace(found, shift_z=found.shift_z + z0, shift_u=found.shift_u + u0)
-    return replace(fit, pose=found, mismatch=fit.mismatch * factor)
+    found = replace(found, shift_z=found.shift_z + z0, shift_u=found.shift_u + u0).of_object_at(*-at)
+    return replace(fit, pose=found, mismatch=fit.mismatch * factor), factor
 
 
 def _bin(images: NDArray[np.float32], factor: int) -> tuple[NDArray[np.float32], tuple[float, float]]:

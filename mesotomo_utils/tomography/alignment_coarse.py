@@ -302,23 +302,62 @@ def moment_sigmas(
     return max(sigma_z, _LEAST_SIGMA), float(np.fmax(max(sigma_u, _LEAST_SIGMA), sigma_slices))
 
 
-def object_columns(images: NDArray[np.float32]) -> slice:
-    """Columns that hold the object in every image, with room on either side.
-
-    Empty columns are worse than no use to reprojection: an object as wide as the field could explain away more of
-    what is amiss, and leaves the images less detail in common (Crowther's limit).
+def object_place(
+    images: NDArray[np.float32], angles_deg: NDArray[np.float64], shift_u: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Where the centre of mass of the object lies beside the axis.
 
     Parameters
     ----------
     images
         (T, Z, U) images less their background.
+    angles_deg
+        (T,) tilts, degrees.
+    shift_u
+        (T,) shifts along u, the axis offset with them, pixels.
+
+    Returns
+    -------
+    ndarray
+        (2,) x and y, pixels.
+    """
+    u = np.arange(images.shape[2]) - (images.shape[2] - 1) / 2
+    mass = np.maximum(images.sum(axis=1, dtype=np.float64), 0.0)
+    centre = mass @ u / np.maximum(mass.sum(axis=1), 1e-30) - shift_u
+    radians = np.deg2rad(angles_deg)
+    return np.linalg.lstsq(np.stack([np.cos(radians), np.sin(radians)], axis=1), centre, rcond=None)[0]
+
+
+def object_columns(images: NDArray[np.float32], path: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
+    """Columns that hold the object in every image, with room on either side.
+
+    Empty columns are worse than no use to reprojection: an object as wide as the field could explain away more of
+    the errors that change slowly with the tilt. So they follow an object that lies beside the axis.
+
+    Parameters
+    ----------
+    images
+        (T, Z, U) images less their background.
+    path
+        (T,) where the object is across the axis, pixels.
+
+    Returns
+    -------
+    first
+        (T,) first column of each image; the same of all where the field has no room for columns that follow.
+    width
+        Their number.
     """
     mass = np.maximum(images.sum(axis=1, dtype=np.float64), 0.0)
     share = np.cumsum(mass, axis=1) / np.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
-    first = int((share < _OUTSIDE).sum(axis=1).min())
-    last = int((share < 1 - _OUTSIDE).sum(axis=1).max()) + 1
-    room = int(np.ceil(_ROOM * (last - first)))
-    return slice(max(0, first - room), min(images.shape[2], last + room))
+    first, last = (share < _OUTSIDE).sum(axis=1), (share < 1 - _OUTSIDE).sum(axis=1) + 1
+    for moved in (np.round(path).astype(int), np.zeros(len(images), dtype=int)):
+        start, stop = int((first - moved).min()), int((last - moved).max())
+        room = int(np.ceil(_ROOM * (stop - start)))
+        low, high = max(start - room, -moved.min()), min(stop + room, images.shape[2] - moved.max())
+        if low <= start and stop <= high:
+            break
+    return low + moved, int(high - low)
 
 
 def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> NDArray[np.bool_]:
