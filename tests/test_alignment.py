@@ -257,6 +257,8 @@ def test_columns_follow_an_object_beside_the_axis(aligned: tuple[TiltSeries, Tru
     _, still = alignment_coarse.object_columns(clean, np.zeros(n_t))
     assert np.ptp(first) > 40
     assert width < 0.8 * still
+    assert np.ptp(alignment_coarse.object_columns(narrow_clean, path / 10)[0]) == 0  # hardly narrower
+    assert np.ptp(alignment_coarse.object_columns(clean[:, :, 50:-50], path)[0]) == 0  # no room
     found, narrow = errors(align_series(replace(series, images=images)), moved), errors(alignment, truth)
     assert found["angle_deg"] < 1.1 * narrow["angle_deg"]
     assert found["z_px"] < 0.05
@@ -329,7 +331,7 @@ def test_centres_of_mass_that_slices_do_not_agree_on_give_way_to_reprojection(mo
     monkeypatch.setattr(alignment_coarse, "refine_by_slices", lambda *given: (*slices(*given)[:3], float("nan")))
     held = errors(align_series(series), truth)
     assert found["u_px"] < 0.75 * held["u_px"]
-    assert found["angle_deg"] < held["angle_deg"]
+    assert found["angle_deg"] < 0.9 * held["angle_deg"]
 
 
 def test_where_centres_do_not_follow_nothing_is_said_of_their_scatter() -> None:
@@ -365,7 +367,7 @@ def test_halves_agree_on_how_an_object_turns_and_not_on_noise(order: slice | np.
 
     noise = np.random.default_rng(0).normal(0, 1, images.shape).astype(np.float32) * images.std()
     assert agreement(images) > 0.5
-    assert agreement(images + 3 * noise) < 0.3
+    assert agreement(images + 3 * noise) < 0.4
     assert agreement(noise) == alignment_fine._LEAST_AGREEMENT
 
 

@@ -25,6 +25,9 @@ _OUTSIDE = 0.005
 """Share of the mass of an image that may lie beyond either side of its object."""
 _ROOM = 0.2
 """Room left on either side of the object, as a share of the columns that it takes up."""
+_NARROWER = 0.9
+"""Columns follow an object beside the axis where this share of those that stay is enough: they take from its angles
+what the centre of mass says of them there."""
 
 
 def without_background(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -344,20 +347,27 @@ def object_columns(images: NDArray[np.float32], path: NDArray[np.float64]) -> tu
     Returns
     -------
     first
-        (T,) first column of each image; the same of all where the field has no room for columns that follow.
+        (T,) first column of each image; the same of all where columns that follow would be little narrower, or the
+        field has no room for them.
     width
         Their number.
     """
     mass = np.maximum(images.sum(axis=1, dtype=np.float64), 0.0)
     share = np.cumsum(mass, axis=1) / np.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
     first, last = (share < _OUTSIDE).sum(axis=1), (share < 1 - _OUTSIDE).sum(axis=1) + 1
-    for moved in (np.round(path).astype(int), np.zeros(len(images), dtype=int)):
-        start, stop = int((first - moved).min()), int((last - moved).max())
+    n_u, moved = images.shape[2], np.round(path).astype(int)
+
+    def with_room(first: NDArray[np.int64], last: NDArray[np.int64]) -> tuple[int, int]:
+        start, stop = int(first.min()), int(last.max())
         room = int(np.ceil(_ROOM * (stop - start)))
-        low, high = max(start - room, -moved.min()), min(stop + room, images.shape[2] - moved.max())
-        if low <= start and stop <= high:
-            break
-    return low + moved, int(high - low)
+        return start - room, stop + room
+
+    start, stop = with_room(first, last)
+    start, stop = max(0, start), min(n_u, stop)
+    low, high = with_room(first - moved, last - moved)
+    if high - low < _NARROWER * (stop - start) and low + moved.min() >= 0 and high + moved.max() <= n_u:
+        return low + moved, high - low
+    return np.full(len(images), start), stop - start
 
 
 def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> NDArray[np.bool_]:

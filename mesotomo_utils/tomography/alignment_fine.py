@@ -61,8 +61,8 @@ its tomogram with errors like its own 110 to 270: there the angles of a step are
 ones, be those off by 0.03 or by 0.2°.
 """
 _STRETCHES = 8
-_AGREEMENT_ROWS, _LEAST_AGREEMENT = 16, 0.1
-"""Rows, about, on which derivatives are compared; what less than that is, is none and no reason to divide by it."""
+_AGREEMENT_ROWS, _LEAST_AGREEMENT = 16, 0.3
+"""Rows, about, on which derivatives are compared; halves that agree less than that have too few tilts to tell."""
 _SLOW_TURNS, _SLOW_POWER = 12, 4
 """A pattern of angle errors with k periods in 360° counts (12 / k)⁴ times as much again against what is known.
 
