@@ -335,7 +335,8 @@ def object_columns(images: NDArray[np.float32], path: NDArray[np.float64]) -> tu
     """Columns that hold the object in every image, with room on either side.
 
     Empty columns are worse than no use to reprojection: an object as wide as the field could explain away more of
-    the errors that change slowly with the tilt. So they follow an object that lies beside the axis.
+    what is amiss, and leaves the images less detail in common (Crowther's limit). So they follow an object that lies
+    beside the axis.
 
     Parameters
     ----------

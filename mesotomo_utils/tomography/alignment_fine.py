@@ -55,9 +55,9 @@ _CAUTION = 60.0
 It is not white: the filter and neighbouring tilts correlate it. On twins the gradient at the true pose scatters by 10
 to 200 times what white noise would do. A thousand holds true angle errors back, 1 lets slow patterns wander by 0.1°.
 
-For the angles it is more where :func:`_doubt`, in the same unit, is more. Twins of 25 to 180 tilts have 6 to 19;
+For the angles it is more where :func:`_doubt`, in the same unit, is more. Twins of 36 to 180 tilts have 6 to 19;
 phantoms of blobs 33 to 58, and up to 96 with contrast that is not mass; a recorded needle has 480 and projections of
-its tomogram with errors like its own 110 to 270: there the angles of a step are no nearer to the truth than the nominal
+its tomogram with errors like its own 110 to 190: there the angles of a step are no nearer to the truth than the nominal
 ones, be those off by 0.03 or by 0.2°.
 """
 _STRETCHES = 8
