@@ -105,7 +105,7 @@ calibrate: setup  ## the twins that the constants in the package were chosen on 
 	$(BIN)/python benchmarks/limited_tilts.py runs/limited_tilts
 	$(BIN)/python benchmarks/calibrate_errors.py runs/*/ runs/limited_tilts/r_*
 	$(BIN)/python benchmarks/other_twin.py q1 q2 q3 q4 q5 q6 --out runs/other  # of a simulator of another hand: judged by
-	$(BIN)/python benchmarks/alignment_twins.py
+	$(BIN)/python benchmarks/alignment_twins.py small paper
 	$(BIN)/python benchmarks/lines_and_tilts.py  # chooses nothing: why {220} stands above the simulation
 
 # which run the gallery of the README is copied from

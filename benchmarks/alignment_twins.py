@@ -51,9 +51,10 @@ def aligned(sample: str, changes: dict[str, float]) -> tuple[float, dict[str, fl
 def main() -> None:
     """Align every sample under every condition and print the table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("samples", nargs="*", default=["small", "paper"], choices=SEEDS)
+    parser.add_argument("samples", nargs="+", choices=SEEDS)
+    samples = parser.parse_args().samples
     print("| twin | conditions | z, u (px) | axis tilt (°) | angles (°) | seconds |\n|---|---|---|---|---|---|")
-    for sample in parser.parse_args().samples:
+    for sample in samples:
         for name, changes in CONDITIONS.items():
             seconds, error = aligned(sample, changes)
             shifts = f"{error['z']:.3f}, {error['u']:.3f}"

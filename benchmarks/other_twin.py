@@ -354,7 +354,7 @@ def row(name: str, run_dir: Path) -> dict[str, str]:
 def main() -> None:
     """Simulate blind series, run the analysis on them and print how its findings and the truth differ."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("samples", nargs="*", default=["q1", "q2"], choices=SAMPLES)
+    parser.add_argument("samples", nargs="+", choices=SAMPLES)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dots", type=int, help="whole dots, about")
     parser.add_argument("--layers", type=int, default=9)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -23,6 +28,39 @@ def programs(commands: str) -> list[str]:
 def test_every_program_is_run_by_one_target(commands: dict[str, str], repository: Path) -> None:
     found = [name for text in commands.values() for name in programs(text)]
     assert sorted(found) == sorted(file.stem for file in (repository / "benchmarks").glob("*.py"))
+
+
+class Parsed(Exception):
+    """What a program was given has been understood."""
+
+
+def test_every_program_understands_what_make_gives_it(
+    commands: dict[str, str],
+    load_benchmark: Callable[[str], ModuleType],
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")  # where Python looks when it runs one of them
+    loop = re.search(r"for run in (.*?);", commands["bench"].replace("\\\n", " "), re.DOTALL)[1]
+    lines = [*shlex.split(loop), *re.findall(r"benchmarks/(\w+\.py.*)", "\n".join(commands.values()))]
+    understand = argparse.ArgumentParser.parse_args
+
+    def parse(*given: Any) -> None:
+        understand(*given)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    understood = []
+    for line in lines:
+        program, *arguments = shlex.split(line, comments=True)
+        module = load_benchmark(program.removesuffix(".py"))
+        if not hasattr(module, "argparse"):
+            continue  # it takes none
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        with pytest.raises(Parsed):
+            module.main()
+        understood.append(module.__name__)
+    assert {"alignment_twins", "other_twin", "reconstruction", "centres_peers"} <= set(understood)
 
 
 def test_bench_calibrates_nothing_and_ends_with_the_intervals(commands: dict[str, str]) -> None:
