@@ -27,7 +27,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from mesotomo_utils.tomography import alignment, leave_out, resolution
 from mesotomo_utils.tomography.alignment import Alignment
-from mesotomo_utils.tomography.alignment_geometry import image_matrix, move_images
+from mesotomo_utils.tomography.alignment_geometry import image_matrix, move_images, place_on_images
 from mesotomo_utils.tomography.projector import Projector
 from mesotomo_utils.tomography.reconstruction import reconstruct, remove_background
 from mesotomo_utils.tomography.tilt_series import TiltSeries, load_tilt_series
@@ -121,10 +121,9 @@ def centred(series: TiltSeries, found: Alignment) -> tuple[Alignment, tuple[floa
 def moved_by(found: Alignment, x_nm: float, y_nm: float, z_nm: float = 0.0) -> Alignment:
     """The same alignment of an object whose point (x, y, z) is to lie in the origin; fits all images as before."""
     table = found.table.copy()
-    radians, turn = np.deg2rad(table["angle_deg"]), np.deg2rad(found.axis_tilt_deg)
-    u = x_nm * np.cos(radians) + y_nm * np.sin(radians)
-    table["shift_z_nm"] += u * np.sin(turn) + z_nm * np.cos(turn)
-    table["shift_u_nm"] += u * np.cos(turn) - z_nm * np.sin(turn)
+    z, u = place_on_images((x_nm, y_nm, z_nm), table["angle_deg"], found.axis_tilt_deg, found.image_shear_deg)
+    table["shift_z_nm"] += z
+    table["shift_u_nm"] += u
     return replace(found, table=table)
 
 

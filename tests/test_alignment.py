@@ -222,7 +222,7 @@ def test_an_empty_field_beside_the_object_costs_nothing(aligned: tuple[TiltSerie
     images = np.random.default_rng(1).poisson(5.0, (n_t, n_z, left + n_u + right)).astype(np.float32)
     images[:, :, left : left + n_u] = series.images
     still = np.zeros(n_t)
-    first, width = alignment_coarse.object_columns(alignment_coarse.without_background(images), still)
+    first, width = alignment_coarse.object_columns(column_mass(images), still)
     assert np.ptp(first) == 0
     assert left <= first[0] < first[0] + width <= left + n_u
     moved = replace(truth, axis_offset_nm=truth.axis_offset_nm + (left - right) / 2 * PIXEL_NM)
@@ -230,6 +230,10 @@ def test_an_empty_field_beside_the_object_costs_nothing(aligned: tuple[TiltSerie
     assert found["angle_deg"] < 1.1 * narrow["angle_deg"]  # 1.6 times where all columns count
     assert found["z_px"] < 0.05
     assert found["u_px"] < 0.05
+
+
+def column_mass(images: np.ndarray) -> np.ndarray:
+    return alignment_coarse.column_mass(alignment_coarse.without_background(images))
 
 
 def test_columns_follow_an_object_beside_the_axis(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
@@ -248,17 +252,15 @@ def test_columns_follow_an_object_beside_the_axis(aligned: tuple[TiltSeries, Tru
     shifts["shift_u_nm"] = truth.shift_u_nm - (by_u - np.round(path)) * PIXEL_NM
     moved = replace(truth, **shifts)
     shift_u = (truth.shift_u_nm + truth.axis_offset_nm) / PIXEL_NM
-    clean, narrow_clean = (alignment_coarse.without_background(stack) for stack in (images, series.images))
-    place, before = (
-        alignment_coarse.object_place(stack, series.angles_deg, shift_u) for stack in (clean, narrow_clean)
-    )
+    mass, narrow_mass = column_mass(images), column_mass(series.images)
+    place, before = (alignment_coarse.object_place(given, series.angles_deg, shift_u) for given in (mass, narrow_mass))
     np.testing.assert_allclose(place - before, (x, y), atol=0.5)
-    first, width = alignment_coarse.object_columns(clean, path)
-    _, still = alignment_coarse.object_columns(clean, np.zeros(n_t))
+    first, width = alignment_coarse.object_columns(mass, path)
+    _, still = alignment_coarse.object_columns(mass, np.zeros(n_t))
     assert np.ptp(first) > 40
     assert width < 0.8 * still
-    assert np.ptp(alignment_coarse.object_columns(narrow_clean, path / 10)[0]) == 0  # hardly narrower
-    assert np.ptp(alignment_coarse.object_columns(clean[:, :, 50:-50], path)[0]) == 0  # no room
+    assert np.ptp(alignment_coarse.object_columns(narrow_mass, path / 10)[0]) == 0  # hardly narrower
+    assert np.ptp(alignment_coarse.object_columns(mass[:, 50:-50], path)[0]) == 0  # no room
     found, narrow = errors(align_series(replace(series, images=images)), moved), errors(alignment, truth)
     assert found["angle_deg"] < 1.1 * narrow["angle_deg"]
     assert found["z_px"] < 0.05
@@ -268,9 +270,9 @@ def test_columns_follow_an_object_beside_the_axis(aligned: tuple[TiltSeries, Tru
 
 def test_columns_of_an_object_that_fills_the_field_are_all() -> None:
     series, _ = phantom(seed=10, axis_offset_px=0.0)
-    cut = alignment_coarse.without_background(series.images[:, :, 32:-32])
+    cut = column_mass(series.images[:, :, 32:-32])
     first, width = alignment_coarse.object_columns(cut, np.linspace(-9, 9, len(cut)))
-    assert width == cut.shape[2]
+    assert width == cut.shape[1]
     assert not first.any()
 
 
@@ -363,7 +365,7 @@ def test_halves_agree_on_how_an_object_turns_and_not_on_noise(order: slice | np.
 
     def agreement(images: np.ndarray) -> float:
         residual = alignment_fine._residual(images, Pose(zero, zero, angles, 0.0), band, images.shape[2], "cpu")
-        return alignment_fine._agreement(residual, angles)
+        return alignment_fine._agreement(residual)
 
     noise = np.random.default_rng(0).normal(0, 1, images.shape).astype(np.float32) * images.std()
     assert agreement(images) > 0.5

@@ -21,8 +21,8 @@ from mesotomo_utils.tomography import alignment_coarse as coarse
 from mesotomo_utils.tomography.alignment_fine import Fit, Pose, refine
 from mesotomo_utils.tomography.alignment_geometry import (
     RigidMotion,
-    image_matrix,
     move_images,
+    place_on_images,
     remove_rigid_motion,
 )
 from mesotomo_utils.tomography.projector import angular_weights
@@ -128,19 +128,19 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     _check(series)
     images = coarse.without_background(series.images)
     used = np.ones(len(series), dtype=bool)
-    pose, odd, scatter = _coarse(images, series.angles_deg)
+    known, odd, scatter = _coarse(images, series.angles_deg)
     if odd.any():
         used &= ~odd
         _check_count(series, used)
-        pose, _, scatter = _coarse(images[used], series.angles_deg[used])
-    known = replace(pose, angle_deg=series.angles_deg[used])
-    sigma = coarse.moment_sigmas(images[used], pose.shift_z, scatter)
-    fit, factor = _refined(images[used], pose, device, known, sigma)
-    bad = _misfits(fit.misfit, series.angles_deg[used])
+        images = images[used]
+        known, _, scatter = _coarse(images, series.angles_deg[used])
+    sigma = coarse.moment_sigmas(images, known.shift_z, scatter)
+    fit, factor = _refined(images, known, device, known, sigma)
+    bad = _misfits(fit.misfit, known.angle_deg)
     if bad.any():
         used[np.flatnonzero(used)[bad]] = False
         _check_count(series, used)
-        fit, factor = _refined(images[used], _select(fit.pose, ~bad), device, _select(known, ~bad), sigma)
+        fit, factor = _refined(images[~bad], _select(fit.pose, ~bad), device, _select(known, ~bad), sigma)
     engine = f"bin {factor}: {len(fit.rms_steps)} steps, misfit {np.sqrt(np.mean(fit.misfit**2)):.4f}"
     if progress:
         print(f"alignment, {engine}")
@@ -288,10 +288,8 @@ def to_frame_of(alignment: Alignment, reference: Alignment) -> Alignment:
     motion = rigid_motion_between(alignment, reference)
     table = alignment.table.copy()
     table["angle_deg"] -= np.where(alignment.used, motion.angle_deg, 0.0)
-    radians = np.deg2rad(table["angle_deg"])
-    across = motion.x_nm * np.cos(radians) + motion.y_nm * np.sin(radians)
-    move = np.stack([np.full(len(table), motion.z_nm), across])
-    move = image_matrix(alignment.axis_tilt_deg, alignment.image_shear_deg) @ move
+    lies = alignment.axis_tilt_deg, alignment.image_shear_deg
+    move = place_on_images((motion.x_nm, motion.y_nm, motion.z_nm), table["angle_deg"], *lies)
     table["shift_z_nm"] -= move[0]
     table["shift_u_nm"] -= move[1]
     return replace(alignment, table=table)
@@ -331,8 +329,9 @@ def _refined(
     images: NDArray[np.float32], pose: Pose, device: str, known: Pose, sigma: tuple[float, float]
 ) -> tuple[Fit, int]:
     """Refine on the columns that the object takes up, binned by a factor; poses and sigma in full pixels."""
-    at = coarse.object_place(images, known.angle_deg, known.shift_u)
-    first, width = coarse.object_columns(images, known.path(*at))
+    mass = coarse.column_mass(images)
+    at = coarse.object_place(mass, known.angle_deg, known.shift_u)
+    first, width = coarse.object_columns(mass, place_on_images((*at, 0.0), known.angle_deg)[1])
     u0 = first + (width - images.shape[2]) / 2
     if np.ptp(first):
         images = np.stack([image[:, start : start + width] for image, start in zip(images, first, strict=True)])
@@ -340,7 +339,7 @@ def _refined(
         images, at = images[:, :, first[0] : first[0] + width], np.zeros(2)
     factor = _fine_bin(images.shape[1:], known.angle_deg)
     small, (z0, beside) = _bin(images, factor)
-    u0 = u0 + beside
+    u0 += beside
 
     def binned(full: Pose) -> Pose:
         full = full.of_object_at(*at)

@@ -305,15 +305,20 @@ def moment_sigmas(
     return max(sigma_z, _LEAST_SIGMA), float(np.fmax(max(sigma_u, _LEAST_SIGMA), sigma_slices))
 
 
+def column_mass(images: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(T, U) mass in each column of (T, Z, U) images less their background."""
+    return np.maximum(images.sum(axis=1, dtype=np.float64), 0.0)
+
+
 def object_place(
-    images: NDArray[np.float32], angles_deg: NDArray[np.float64], shift_u: NDArray[np.float64]
+    mass: NDArray[np.float64], angles_deg: NDArray[np.float64], shift_u: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Where the centre of mass of the object lies beside the axis.
 
     Parameters
     ----------
-    images
-        (T, Z, U) images less their background.
+    mass
+        (T, U), of :func:`column_mass`.
     angles_deg
         (T,) tilts, degrees.
     shift_u
@@ -324,14 +329,13 @@ def object_place(
     ndarray
         (2,) x and y, pixels.
     """
-    u = np.arange(images.shape[2]) - (images.shape[2] - 1) / 2
-    mass = np.maximum(images.sum(axis=1, dtype=np.float64), 0.0)
+    u = np.arange(mass.shape[1]) - (mass.shape[1] - 1) / 2
     centre = mass @ u / np.maximum(mass.sum(axis=1), 1e-30) - shift_u
     radians = np.deg2rad(angles_deg)
     return np.linalg.lstsq(np.stack([np.cos(radians), np.sin(radians)], axis=1), centre, rcond=None)[0]
 
 
-def object_columns(images: NDArray[np.float32], path: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
+def object_columns(mass: NDArray[np.float64], path: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
     """Columns that hold the object in every image, with room on either side.
 
     Empty columns are worse than no use to reprojection: an object as wide as the field could explain away more of
@@ -340,8 +344,8 @@ def object_columns(images: NDArray[np.float32], path: NDArray[np.float64]) -> tu
 
     Parameters
     ----------
-    images
-        (T, Z, U) images less their background.
+    mass
+        (T, U), of :func:`column_mass`.
     path
         (T,) where the object is across the axis, pixels.
 
@@ -353,10 +357,9 @@ def object_columns(images: NDArray[np.float32], path: NDArray[np.float64]) -> tu
     width
         Their number.
     """
-    mass = np.maximum(images.sum(axis=1, dtype=np.float64), 0.0)
     share = np.cumsum(mass, axis=1) / np.maximum(mass.sum(axis=1, keepdims=True), 1e-30)
     first, last = (share < _OUTSIDE).sum(axis=1), (share < 1 - _OUTSIDE).sum(axis=1) + 1
-    n_u, moved = images.shape[2], np.round(path).astype(int)
+    n_u, moved = mass.shape[1], np.round(path).astype(int)
 
     def with_room(first: NDArray[np.int64], last: NDArray[np.int64]) -> tuple[int, int]:
         start, stop = int(first.min()), int(last.max())
@@ -368,7 +371,7 @@ def object_columns(images: NDArray[np.float32], path: NDArray[np.float64]) -> tu
     low, high = with_room(first - moved, last - moved)
     if high - low < _NARROWER * (stop - start) and low + moved.min() >= 0 and high + moved.max() <= n_u:
         return low + moved, high - low
-    return np.full(len(images), start), stop - start
+    return np.full(len(mass), start), stop - start
 
 
 def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -27,7 +28,7 @@ from scipy import fft
 from mesotomo_utils.backend import cpu_count, get_array_module, to_device, to_numpy
 from mesotomo_utils.distribute import map_items
 from mesotomo_utils.tomography.alignment_coarse import sums_of_stretches
-from mesotomo_utils.tomography.alignment_geometry import image_matrix, move_images
+from mesotomo_utils.tomography.alignment_geometry import move_images, place_on_images
 from mesotomo_utils.tomography.projector import Projector, angular_weights
 
 _ANGLE_STEP_DEG = 0.2
@@ -107,14 +108,8 @@ class Pose:
 
     def of_object_at(self, x: float, y: float) -> Pose:
         """The same pose in terms of an object whose point (x, y), in pixels, is brought onto the axis."""
-        path = self.path(x, y)
-        z, u = image_matrix(self.axis_tilt_deg, self.image_shear_deg) @ [np.zeros_like(path), path]
+        z, u = place_on_images((x, y, 0.0), self.angle_deg, self.axis_tilt_deg, self.image_shear_deg)
         return replace(self, shift_z=self.shift_z + z, shift_u=self.shift_u + u)
-
-    def path(self, x: float, y: float) -> NDArray[np.float64]:
-        """(N,) where a point at (x, y) is across the axis."""
-        radians = np.deg2rad(self.angle_deg)
-        return x * np.cos(radians) + y * np.sin(radians)
 
     def plus(self, step: Pose) -> Pose:
         """The pose after a step."""
@@ -216,7 +211,7 @@ def refine(
     sizes: list[float] = []
     residual = _residual(images, pose, band, width, device)
     angle_sigma, axis_sigma, shear = angle_sigma_deg, axis_sigma_deg, False
-    agreement = _agreement(residual, pose.angle_deg)  # from step to step it changes by 0.01
+    agreement = _agreement(residual)  # from step to step it changes by 0.01
 
     def next_step() -> tuple[Pose, NDArray]:
         sigma = (*shift_sigma, angle_sigma, axis_sigma)
@@ -322,6 +317,7 @@ class _Explained:
 
     def __init__(self, angles_deg: NDArray, mask: NDArray[np.float32], device: str) -> None:
         n_u = len(mask)
+        self.angles_deg = angles_deg
         self.mask = mask
         self.size = 2 * int(np.ceil(_RADIUS * n_u)) + 1  # the square about the circle
         # each core has a part of the rows: transforms as small as these gain nothing by threads of their own
@@ -333,6 +329,11 @@ class _Explained:
         self.ramp = (ramp / ramp.max()).astype(np.float32)
         x = np.arange(self.size) - (self.size - 1) / 2
         self.inside = to_device((np.hypot(x, x[:, None]) < _RADIUS * n_u).astype(np.float32), device)
+
+    @cached_property
+    def ahead(self) -> Projector:
+        """The projector with each tilt a step further, for derivatives with the angle."""
+        return Projector(self.angles_deg + _ANGLE_STEP_DEG, self.n_u, size=self.size, device=self.device)
 
     def weigh(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, …, U) images under mask and ramp, the metric in which the curvature is symmetric."""
@@ -438,9 +439,7 @@ def _gauss_newton(
     data, rest, pull, rows = residual.data, residual.rest, residual.pull, residual.rows
     explained = residual.explained
     n_t, n_z, n_u = data.shape
-    options = {"size": explained.size, "device": explained.device}
-    projector = Projector(pose.angle_deg + _ANGLE_STEP_DEG, n_u, **options)
-    turned = to_numpy(projector.forward(residual.slices))
+    turned = to_numpy(explained.ahead.forward(residual.slices))
     n_rows = rows.stop - rows.start
     mix = np.eye(n_rows, dtype=np.float32)
     if n_rows > _SKETCHED_ROWS:
@@ -481,22 +480,22 @@ def _gauss_newton(
     return Pose(local[:, 0], local[:, 1], turned, *np.rad2deg(common / arm).tolist()), mismatch
 
 
-def _agreement(residual: _Residual, angles_deg: NDArray[np.float64]) -> float:
+def _agreement(residual: _Residual) -> float:
     """Correlation of the derivatives with the tilt angle that one half of the tilts gives and the other."""
-    explained, order = residual.explained, np.argsort(angles_deg, kind="stable")
+    explained = residual.explained
+    order = np.argsort(explained.angles_deg, kind="stable")
     rows = np.arange(residual.rows.start, residual.rows.stop)
     rows = rows[:: max(1, len(rows) // _AGREEMENT_ROWS)]
-    options = {"size": explained.size, "device": explained.device}
-    here, ahead = (Projector(angles_deg + step, explained.n_u, **options) for step in (0.0, _ANGLE_STEP_DEG))
 
     def derivative(half: NDArray) -> NDArray[np.float32]:
-        of_half = _Explained(angles_deg[half], explained.mask, explained.device)
+        of_half = _Explained(explained.angles_deg[half], explained.mask, explained.device)
         slices, _ = of_half.fit(residual.data[np.ix_(half, rows)])
-        return to_numpy(ahead.forward(slices) - here.forward(slices))
+        return to_numpy(explained.ahead.forward(slices) - explained.projector.forward(slices))
 
     even, odd = derivative(order[::2]), derivative(order[1::2])
-    power = float(np.vdot(even, explained.weigh(even))) * float(np.vdot(odd, explained.weigh(odd)))
-    return max(float(np.vdot(even, explained.weigh(odd))) / max(np.sqrt(power), 1e-30), _LEAST_AGREEMENT)
+    weighed = explained.weigh(odd)
+    power = float(np.vdot(even, explained.weigh(even))) * float(np.vdot(odd, weighed))
+    return max(float(np.vdot(even, weighed)) / max(np.sqrt(power), 1e-30), _LEAST_AGREEMENT)
 
 
 def _doubt(pull_z: NDArray[np.float32], curvature: float, agreement: float) -> float:

@@ -118,6 +118,34 @@ def remove_rigid_motion(
     )
 
 
+def place_on_images(
+    point: tuple[float, float, float],
+    angles_deg: ArrayLike,
+    axis_tilt_deg: float = 0.0,
+    image_shear_deg: float = 0.0,
+) -> NDArray[np.float64]:
+    """Where a point of the specimen is recorded, less the shift of each image.
+
+    Parameters
+    ----------
+    point
+        x, y and z, in any unit.
+    angles_deg
+        (N,) tilts, degrees.
+    axis_tilt_deg, image_shear_deg
+        Of the images.
+
+    Returns
+    -------
+    ndarray
+        (2, N) z' and u' of the convention above, in the unit of the point.
+    """
+    x, y, z = point
+    radians = np.deg2rad(np.asarray(angles_deg, dtype=np.float64))
+    across = x * np.cos(radians) + y * np.sin(radians)
+    return image_matrix(axis_tilt_deg, image_shear_deg) @ [np.full_like(across, z), across]
+
+
 def image_matrix(axis_tilt_deg: float, image_shear_deg: float = 0.0) -> NDArray[np.float64]:
     """(2, 2) matrix from ideal (z, u) to recorded (z', u'), less the shift.
 
