@@ -103,8 +103,8 @@ if has_series:
 # sinusoid, which gives them along u, as far as all parts of the object agree on it; and a tomogram of all images must
 # reproduce each image, which refines both and the tilt of the axis and tells by how much each angle is off. A stretch
 # of the specimen across the axis looks like an error of the angles in step with twice the tilt; that one no series
-# tells, and it stays at nominal. So does the more of the others, the less two halves of the tilts agree on how the
-# images change with the angle: twins of dots tell their angles, a needle without inner detail hardly does.
+# tells, and it stays at nominal. The others stay the nearer to nominal, the less two halves of the tilts agree on how the
+# images change with the angle: a needle full of dots tells its angles, one without inner detail hardly does.
 
 # %%
 if has_series:
