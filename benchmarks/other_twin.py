@@ -72,6 +72,15 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.45, "given": 5.3, "pixel_nm": 0.075, "electrons": 200.0, "tilts": 160},
     "q20": {"seed": 7120, "dots": 590, "cell": (5.70, 5.95, 6.35, 86, 91, 105), "base": "C", "cap": "Pt", "even": True}
     | {"gap": 0.4, "given": 4.9, "anion": "S", "lattice_nm": 0.594, "pixel_nm": 0.065, "electrons": 200.0},
+    "q21": {"seed": 7121, "dots": 600, "cell": (5.80, 6.05, 6.20, 95, 85, 98), "base": "C", "cap": "Pt", "even": True}
+    | {"gap": 0.45},
+    "q22": {"seed": 7122, "dots": 560, "cell": (6.60, 6.35, 6.50, 102, 93, 87), "base": "Si", "cap": "C", "even": True}
+    | {"gap": 0.5, "given": 5.7, "edges_nm": (4.8, 6.0), "anion": "Te", "lattice_nm": 0.646}
+    | {"pixel_nm": 0.08, "electrons": 120.0, "tilts": 160},
+    "q23": {"seed": 7123, "dots": 620, "cell": (5.50, 5.60, 5.55, 86, 104, 96), "base": "C", "cap": "C"}
+    | {"gap": 0.4, "given": 4.5, "edges_nm": (3.9, 4.9), "pixel_nm": 0.06, "tilts": 170},
+    "q24": {"seed": 7124, "dots": 590, "cell": (6.30, 5.70, 6.05, 100, 97, 91), "base": "Si", "cap": "Pt"}
+    | {"gap": 0.45, "given": 5.1},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
 USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}

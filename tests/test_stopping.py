@@ -55,6 +55,27 @@ def test_the_order_of_the_images_is_of_no_account(truth):
     assert enough_iterations(turned, method="cgls") == enough_iterations(series, method="cgls")
 
 
+def test_the_number_of_cpus_is_of_no_account(truth, monkeypatch):
+    series = series_of(np.concatenate([truth, truth[:3]]), 0.02)  # the last slice has no partner
+    left, seen = np.arange(2, len(ANGLES), 5), np.arange(1, len(ANGLES), 5)
+
+    def misfit(rows: np.ndarray) -> float:
+        return next(stopping._misfits(series, seen, left, rows, "cgls", True, "cpu"))
+
+    rows = np.arange(7)
+    assert misfit(rows) == pytest.approx(misfit(rows[:2]) + misfit(rows[2:6]) + misfit(rows[6:]), rel=1e-5)
+    chosen = set()
+    for cpus in (1, 2, 5):
+        monkeypatch.setattr(stopping.backend, "cpu_count", lambda cpus=cpus: cpus)
+        chosen.add(enough_iterations(series, method="cgls"))
+    assert len(chosen) == 1
+
+
+def test_a_bar_runs_to_where_it_ends(truth, capfd):
+    enough_iterations(series_of(truth, 0.02), method="cgls", progress="iterations enough")
+    assert "iterations enough" in capfd.readouterr().out
+
+
 def test_too_few_images_to_leave_any_out(truth):
     series = series_of(truth, 0.0)
     few = TiltSeries(images=series.images[:9], angles_deg=ANGLES[:9], pixel_nm=1.0, name="grains")
