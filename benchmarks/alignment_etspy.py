@@ -195,7 +195,7 @@ def needle(series: TiltSeries, recorded: Alignment, folder: Path) -> tuple[list[
     """Both programs on the needle: what is left out, what is left over, and how halves agree."""
     ours, to_axis = centred(series, recorded)
     used = ours.used
-    masks = {which: alignment.half_mask(len(series), which) & used for which in ("even", "odd")}
+    masks = {which: alignment.half_mask(series.angles_deg, which) & used for which in ("even", "odd")}
     found, versions = etspy_alignments(series, ROUTES, folder)
     theirs = {route: into_frame(with_used(one, used), ours) for route, one in found.items()}
     scores = {"ours": left_out_scores(prepared(series, ours))}

@@ -12,17 +12,24 @@ import pytest
 from mesotomo_utils.tomography import alignment_coarse, alignment_fine
 from mesotomo_utils.tomography.alignment import (
     Alignment,
+    _alignment,
     _bin,
     _coarse,
     _fine_bin,
     align_half,
     align_series,
     apply_alignment,
+    half_mask,
     rigid_motion_between,
     to_frame_of,
 )
-from mesotomo_utils.tomography.alignment_fine import Pose, refine, slow_angle_patterns
-from mesotomo_utils.tomography.alignment_geometry import image_matrix, move_images, remove_rigid_motion
+from mesotomo_utils.tomography.alignment_fine import Fit, Pose, refine, slow_angle_patterns
+from mesotomo_utils.tomography.alignment_geometry import (
+    image_matrix,
+    move_images,
+    place_on_images,
+    remove_rigid_motion,
+)
 from mesotomo_utils.tomography.tilt_series import TiltSeries, TiltSeriesError, load_tilt_series
 
 PIXEL_NM = 0.3
@@ -522,6 +529,27 @@ def test_halves_lie_over_the_whole(aligned: tuple[TiltSeries, Truth, Alignment])
         assert np.sqrt(np.mean(du**2)) < 0.2 * PIXEL_NM
         assert np.sqrt(np.mean(dz**2)) < 0.1 * PIXEL_NM
         assert len(apply_alignment(series, half)) == used.sum()
+
+
+def test_halves_are_every_other_tilt_in_whatever_order_they_were_recorded() -> None:
+    recorded = np.array([0.0, 3, -3, 6, -6, 9, -9, 12, -12, 15, -15])  # dose-symmetric
+    even, odd = (half_mask(recorded, which) for which in ("even", "odd"))
+    np.testing.assert_array_equal(np.sort(recorded[even]), np.arange(-15.0, 16, 6))
+    np.testing.assert_array_equal(even, ~odd)
+    with pytest.raises(ValueError, match="a half is 'even' or 'odd', not 'first'"):
+        half_mask(recorded, "first")
+
+
+def test_an_object_off_the_axis_of_images_that_lie_askew_leaves_no_shift(
+    aligned: tuple[TiltSeries, Truth, Alignment],
+) -> None:
+    series = aligned[0]
+    z, u = place_on_images((3.0, -2.0, 0.0), series.angles_deg, 3.0, 1.0)
+    nothing = np.zeros(len(series))
+    fit = Fit(Pose(z, u + 5.0, series.angles_deg, 3.0, 1.0), nothing, nothing, ())
+    found = _alignment(series, fit, np.ones(len(series), bool), "by hand")
+    assert found.axis_offset_nm == pytest.approx(5.0 * PIXEL_NM)
+    np.testing.assert_allclose(found.table[["shift_z_nm", "shift_u_nm"]], 0, atol=1e-9)
 
 
 def test_frame_is_carried_over_exactly(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:

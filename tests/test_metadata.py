@@ -46,7 +46,7 @@ def test_from_the_file_to_the_tomogram_and_its_halves(recorded, tmp_path):
     stages["finished"] = remove_background(stages["moved"])
     halves = {}
     for which in ("even", "odd"):
-        half = an_alignment(recorded, used & half_mask(len(recorded), which))
+        half = an_alignment(recorded, used & half_mask(recorded.angles_deg, which))
         halves[which] = remove_background(apply_alignment(recorded, half))
     for stage in (*stages.values(), *halves.values()):
         assert stage.name == "HAADF.mrc"

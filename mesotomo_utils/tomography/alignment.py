@@ -21,6 +21,7 @@ from mesotomo_utils.tomography import alignment_coarse as coarse
 from mesotomo_utils.tomography.alignment_fine import Fit, Pose, refine
 from mesotomo_utils.tomography.alignment_geometry import (
     RigidMotion,
+    image_matrix,
     move_images,
     place_on_images,
     remove_rigid_motion,
@@ -202,8 +203,9 @@ def apply_alignment(series: TiltSeries, alignment: Alignment, *, progress: bool 
     )
 
 
-def half_mask(n_tilts: int, which: str) -> NDArray[np.bool_]:
-    """(N,) True for the tilts of a half: ``"even"`` has images 0, 2, 4 … and ``"odd"`` 1, 3, 5 …
+def half_mask(angles_deg: NDArray[np.float64], which: str) -> NDArray[np.bool_]:
+    """(N,) True for the tilts of a half: every other one in the order of their angles, in whatever order they were
+    recorded; ``"even"`` begins with the least.
 
     Raises
     ------
@@ -212,7 +214,8 @@ def half_mask(n_tilts: int, which: str) -> NDArray[np.bool_]:
     """
     if which not in ("even", "odd"):
         raise ValueError(f"a half is 'even' or 'odd', not {which!r}")
-    return np.arange(n_tilts) % 2 == (which == "odd")
+    place = np.argsort(np.argsort(angles_deg, kind="stable"))
+    return place % 2 == (which == "odd")
 
 
 def align_half(
@@ -225,7 +228,7 @@ def align_half(
     series
         The series as recorded, all tilts.
     which
-        ``"even"`` or ``"odd"``, counted in the order of the images.
+        ``"even"`` or ``"odd"``, counted in the order of the nominal angles.
     full
         Alignment of all tilts.
     device, progress
@@ -248,7 +251,7 @@ def align_half(
     The half starts from its raw images and solves everything itself, axis tilt and offset included. It shares
     with the whole only which images are outliers, and at the end a rigid motion (four numbers).
     """
-    wanted = half_mask(len(series), which) & full.used
+    wanted = half_mask(series.angles_deg, which) & full.used
     alone = align_series(series.select(wanted), device=device, progress=progress)
     table = full.table.copy()
     measured = ["angle_deg", "shift_z_nm", "shift_u_nm", "residual_nm"]
@@ -414,13 +417,16 @@ def _alignment(series: TiltSeries, fit: Fit, used: NDArray[np.bool_], engine: st
     radians = np.deg2rad(angles)
     design = np.stack([np.ones_like(radians), np.cos(radians), np.sin(radians)], axis=1)
     offset, x, y = np.linalg.lstsq(design, pose.shift_u, rcond=None)[0]
+    across = design[:, 1:] @ [x, y]  # on the images; where they lie askew, a specimen that moves so moves along z too
+    askew = image_matrix(pose.axis_tilt_deg, pose.image_shear_deg)[:, 1]
+    shift_z = pose.shift_z - across * askew[0] / askew[1]
     table = pd.DataFrame({"tilt": np.arange(len(series)), "angle_nominal_deg": series.angles_deg})
     table["angle_deg"] = series.angles_deg
     table[["shift_z_nm", "shift_u_nm", "residual_nm"]] = np.nan
     table["used"] = used
     table.loc[used, "angle_deg"] = angles
-    table.loc[used, "shift_z_nm"] = (pose.shift_z - pose.shift_z.mean()) * series.pixel_nm
-    table.loc[used, "shift_u_nm"] = (pose.shift_u - design @ [offset, x, y]) * series.pixel_nm
+    table.loc[used, "shift_z_nm"] = (shift_z - shift_z.mean()) * series.pixel_nm
+    table.loc[used, "shift_u_nm"] = (pose.shift_u - offset - across) * series.pixel_nm
     table.loc[used, "residual_nm"] = fit.mismatch * series.pixel_nm
     if not used.all():
         log.warning("images left out of the alignment: %s", np.flatnonzero(~used).tolist())

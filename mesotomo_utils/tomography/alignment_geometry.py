@@ -32,7 +32,7 @@ class RigidMotion:
     Attributes
     ----------
     x_nm, y_nm, z_nm
-        Where the first alignment puts the point that the second puts in the origin, nm.
+        Where the second alignment puts the point that the first puts in the origin, nm.
     angle_deg
         How far the first alignment's tilts run ahead of the second's, degrees.
     """
