@@ -317,7 +317,10 @@ summary = superlattice.describe(
     grown, xyz, film_bottom=description.film_bottom, at_edge=left_out, dot_diameter_nm=diameter_nm
 )
 main = summary["grains"][0]
-pd.DataFrame({name: main[name] for name in superlattice.CELL}).T.round(4)
+cell = pd.DataFrame({name: main[name] for name in superlattice.CELL}).T
+if description.superlattice is not None:
+    cell["guess in the sample file"] = pd.Series(description.superlattice.model_dump())
+cell.round(4)
 
 # %%
 rows, index = grown.rows(0), grown.index(0)

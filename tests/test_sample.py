@@ -46,6 +46,9 @@ def series(tmp_path: Path) -> Path:
     (tmp_path / "short.csv").write_text("x_nm,y_nm\n0,0\n")
     (tmp_path / "empty.csv").write_text("x_nm,y_nm,z_nm\n")
     (tmp_path / "words.csv").write_text("x_nm,y_nm,z_nm\n0,0,0\n0,many,0\n")
+    (tmp_path / "necks.csv").write_text("qd_1,qd_2,axis,diameter_nm\n0,7,A,2.0\n")
+    (tmp_path / "joints.csv").write_text("qd_1,qd_2,diameter_nm\n0,1,2.0\n")
+    (tmp_path / "indexed.csv").write_text("x_nm,y_nm,z_nm,i,j,k\n0,0,0,0,0,0\n6,0,0,1,0,0\n")
     return tmp_path
 
 
@@ -89,6 +92,7 @@ def test_the_whole_file_of_the_design_is_read(series: Path) -> None:
         ("name: a\ncentres: short.csv\n", ["centres:", "short.csv has no column z_nm"]),
         ("name: a\ndots: empty.csv\n", ["dots:", "empty.csv has no rows"]),
         ("name: a\ndots: good.csv\nnecks: good.csv\n", ["necks:", "has no column qd_1"]),
+        ("name: a\ndots: good.csv\nnecks: joints.csv\n", ["necks:", "has no column axis"]),
         ("name: a\ntwin: {}\nparameters: {05_mesoscal: {}}\n", ["05_mesoscal: no such step", "'05_mesoscale'"]),
         ("name: a\ntwin: {}\nparameters: {05_mesoscale: {device: cpu}}\n", ["device: set by the command"]),
     ],
@@ -125,6 +129,8 @@ def bad_pixel(file) -> None:
         ("tilt_series: needle.mrc\ntilt_angles: needle.rawtlt\n", bad_pixel, ["tilt_series", "3"]),
         ("tilt_series: needle.mrc\ntilt_angles: needle.rawtlt\n", zero_pixel, ["pixel"]),
         ("tilt_series: good.csv\npixel_nm: 1.0\n", None, ["tilt_series", "good.csv"]),
+        ("dots: good.csv\nnecks: necks.csv\n", None, ["necks", "necks.csv, line 2: qd_2 7 is no qd of the dots"]),
+        ("dots: indexed.csv\n", None, ["dots", "2 indexed dots fix no cell"]),
         ("centres: words.csv\n", None, ["centres", "line 3", "y_nm must be a number", "'many'"]),
         ("tomogram: flat.npy.mrc\nvoxel_nm: 1.0\n", None, ["tomogram", "flat.npy.mrc"]),
         ("twin: {sed: 3}\n", None, ["twin", "sed"]),
@@ -186,11 +192,11 @@ def test_the_analysis_is_handed_ordinary_keys_only(series: Path) -> None:
     assert file == series / "run" / "input" / "sample.yaml"
     assert "parameters" not in text
     assert load_sample(file).superlattice.a_nm == 6.0
-    twin = load(series, "name: a\ntwin: {seed: 7}\n" + DOT + PBSE)
+    twin = load(series, "name: a\ntwin: {seed: 7}\nsuperlattice: {a_nm: 6.0, b_nm: 6.0, c_nm: 5.7}\n" + DOT + PBSE)
     (series / "run" / "input" / "s.mrc").write_bytes(b"")
     text = write_input_sample(twin, series / "run", tilt_series=series / "run" / "input" / "s.mrc").read_text()
-    assert "seed" not in text
-    assert "twin" not in text
+    for hidden in ("seed", "twin", "superlattice"):
+        assert hidden not in text
     assert "tilt_series: s.mrc" in text
 
 

@@ -174,10 +174,39 @@ def test_known_indices_are_kept():
     sites, xyz = disc(layers=3, radius_nm=13.0)
     frame = pd.DataFrame(sites, columns=["i", "j", "k"])
     lattice = superlattice.superlattice_from_sites(xyz, frame)
-    np.testing.assert_array_equal(lattice.index(0), sites)
+    np.testing.assert_array_equal(lattice.index(0), sites - sites.min(axis=0))
     summary = superlattice.describe(lattice, xyz, film_bottom="low_z")
     assert summary["layers"] == 3
     assert np.linalg.norm(summary["grains"][0]["n"]) == pytest.approx(1)
+
+
+def test_known_indices_begin_anywhere_and_grains_have_any_number():
+    sites, xyz = disc(layers=3, radius_nm=13.0)
+    grain = np.where(sites[:, 0] < np.quantile(sites[:, 0], 0.7), 7, 4)
+    frame = pd.DataFrame(sites + np.array([3, -2, 1]), columns=["i", "j", "k"]).assign(grain=grain)
+    frame.loc[0, "grain"] = np.nan
+    lattice = superlattice.superlattice_from_sites(xyz, frame)
+    assert lattice.sites.loc[0, "grain"] == -1
+    assert lattice.sites.loc[0, ["i", "j", "k", "layer"]].isna().all()
+    for number, name in enumerate((7, 4)):  # the largest first
+        rows = np.flatnonzero(frame["grain"] == name)
+        np.testing.assert_array_equal(lattice.rows(number), rows)
+        np.testing.assert_array_equal(lattice.index(number), sites[rows] - sites[rows].min(axis=0))
+    assert set(lattice.sites["layer"].dropna()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.assign(i=frame["j"], j=frame["i"]), "grain 0: its indices are left-handed; exchange"),
+        (lambda frame: frame.assign(k=frame["k"] + 0.5), r"row 0 \(from 0\): i, j, k must be whole"),
+        (lambda frame: frame.drop(index=5).reindex(range(9), method="ffill"), r"\[4, 5\] \(from 0\) share sites"),
+    ],
+)
+def test_known_indices_of_no_lattice_are_refused(change, message):
+    sites, xyz = disc(layers=3, radius_nm=13.0)
+    with pytest.raises(ValueError, match=message):
+        superlattice.superlattice_from_sites(xyz, change(pd.DataFrame(sites, columns=["i", "j", "k"])))
 
 
 def test_what_cannot_be_indexed_is_refused():
@@ -205,7 +234,7 @@ def test_tables_are_read_and_refused_with_their_name():
     assert table["sigma_x_nm"].isna().all()
     with pytest.raises(ValueError, match=r"mine\.csv: column z_nm is missing"):
         dot_table.read_centres(good.drop(columns="z_nm"), name="mine.csv")
-    with pytest.raises(ValueError, match=r"mine\.csv: row 2: x_nm must be a finite number"):
+    with pytest.raises(ValueError, match=r"mine\.csv, line 3: x_nm must be a number"):
         dot_table.read_centres(good.assign(x_nm=["1", "one"]), name="mine.csv")
     with pytest.raises(ValueError, match="no row"):
         dot_table.read_centres(good.iloc[:0], name="mine.csv")

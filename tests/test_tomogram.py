@@ -244,6 +244,11 @@ def test_mrc(tmp_path, volume):
     assert np.array_equal(loaded, volume)
     assert voxel == pytest.approx(0.07)
     assert load_tomogram(tmp_path / "a.mrc", 0.2)[1] == 0.2
+    with mrcfile.open(tmp_path / "a.mrc", "r+") as file:
+        file.voxel_size = (0.7, 0.8, 0.7)
+    with pytest.raises(TomogramError, match="not cubes; resample the volume, or give `voxel_nm`"):
+        load_tomogram(tmp_path / "a.mrc")
+    assert load_tomogram(tmp_path / "a.mrc", 0.2)[1] == 0.2
 
 
 def test_tiff_and_hdf5(tmp_path, volume):
@@ -322,6 +327,7 @@ def test_refuses_other_axes_and_voxels(tmp_path, volume):
         spoil(lambda image: [axis.pop("unit") for axis in image["axes"]])
     with pytest.raises(TomogramError, match="not cubes"):
         spoil(lambda image: image["datasets"][0]["coordinateTransformations"][0].update(scale=[0.1, 0.1, 0.2]))
+    assert open_tomogram(path, voxel_nm=0.5).voxel_nm == 0.5  # as the message says
     with pytest.raises(TomogramError, match="three axes"):
         TomogramWriter(path, (3, 0, 3), 0.1)
     for depth in (0, 3, 128):

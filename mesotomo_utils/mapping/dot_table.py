@@ -49,7 +49,8 @@ def read_centres(frame: pd.DataFrame, *, name: str) -> pd.DataFrame:
         numbers = pd.to_numeric(given, errors="coerce").to_numpy(float)
         if column in POSITION and not np.isfinite(numbers).all():
             row = int(np.flatnonzero(~np.isfinite(numbers))[0])
-            raise ValueError(f"{name}: row {row + 1}: {column} must be a finite number, found {given.iloc[row]!r}")
+            found = given.iloc[row]
+            raise ValueError(f"{name}, line {row + 2}: {column} must be a number, found {found!r}; mend or remove it")
         table[column] = numbers
     edge = frame["at_edge"] if "at_edge" in frame else pd.Series(False, frame.index)
     table["at_edge"] = edge.astype(str).str.lower().isin(["true", "1", "1.0"]).to_numpy()
@@ -94,7 +95,7 @@ def read_necks(frame: pd.DataFrame, qd, *, name: str) -> pd.DataFrame:
         rows = table[column].map(row_of)
         if rows.isna().any():
             bad = int(np.flatnonzero(rows.isna())[0])
-            raise ValueError(f"{name}: row {bad + 1}: {column} {frame[column].iloc[bad]} is no qd of the dots")
+            raise ValueError(f"{name}, line {bad + 2}: {column} {frame[column].iloc[bad]} is no qd of the dots")
         table[column] = rows.astype(int)
     return table.sort_values(["qd_1", "axis"], ignore_index=True)
 

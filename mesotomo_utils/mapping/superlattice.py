@@ -120,24 +120,50 @@ def _whole(rows: np.ndarray, at_edge, index: np.ndarray) -> np.ndarray:
 
 
 def superlattice_from_sites(xyz_nm, sites: pd.DataFrame, *, at_edge=None) -> Superlattice:
-    """Take indices that are known (columns ``i, j, k``, optionally ``grain``) and fit the cells.
+    """Take indices that are known and fit the cells.
+
+    Parameters
+    ----------
+    xyz_nm
+        (N, 3) centres, nm.
+    sites
+        (N,) rows with ``i, j, k``, from any number on, and ``grain`` where there is more than one, by any numbers;
+        negative or empty where a dot belongs to none.
+    at_edge
+        As of :func:`index_superlattice`.
 
     Raises
     ------
     ValueError
-        A grain has too few dots, or dots in one plane only.
+        An index is no whole number, two dots share a site, or a grain has too few dots, dots in one plane only or
+        left-handed indices.
     """
     xyz = np.asarray(xyz_nm, float)
-    known = sites[_IJK].notna().all(axis=1).to_numpy()
-    grain_of = np.where(known, sites.get("grain", 0), -1).astype(int)
-    index = sites[_IJK].fillna(0).to_numpy(dtype=int)
+    named = sites["grain"].fillna(-1) if "grain" in sites else pd.Series(0, sites.index)
+    known = (sites[_IJK].notna().all(axis=1) & (named >= 0)).to_numpy()
+    given = sites[_IJK].fillna(0).to_numpy(dtype=float)
+    index = np.rint(given).astype(int)
+    if (index != given).any():
+        raise ValueError(f"row {int(np.flatnonzero((index != given).any(axis=1))[0])} (from 0): i, j, k must be whole")
+    grain_of = np.full(len(xyz), -1)
     vectors, origins = [], []
-    for grain in range(grain_of.max() + 1):
-        rows = np.flatnonzero(grain_of == grain)
+    sizes = named[known].value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    for number, name in enumerate(sizes.index):
+        rows = np.flatnonzero(known & (named == name).to_numpy())
+        index[rows] -= index[rows].min(axis=0)
         if len(rows) < 4:
-            raise ValueError(f"grain {grain}: {len(rows)} indexed dots fix no cell, four are needed")
+            raise ValueError(f"grain {name:g}: {len(rows)} indexed dots fix no cell, four are needed")
+        twice = pd.DataFrame(index[rows]).duplicated(keep=False).to_numpy()
+        if twice.any():
+            raise ValueError(f"grain {name:g}: dots {rows[twice][:4].tolist()} (from 0) share sites; one holds one dot")
         use = _whole(rows, at_edge, index[rows])
         cell, origin = fit_vectors(index[rows[use]], xyz[rows[use]])
+        if np.linalg.det(cell) < 0:
+            raise ValueError(
+                f"grain {name:g}: its indices are left-handed; exchange the columns i and j, or leave i, j, k out to "
+                "have them found"
+            )
+        grain_of[rows] = number
         vectors.append(cell)
         origins.append(origin)
     return Superlattice(_site_table(grain_of, index), vectors, origins)

@@ -39,10 +39,10 @@ READERS = {
     ".npy": "numpy",
 }
 
-_NM_PER_UNIT = {
+NM_PER_UNIT = {
     "pm": 1e-3,
+    "picometer": 1e-3,
     "å": 0.1,
-    "Å": 0.1,
     "a": 0.1,
     "ang": 0.1,
     "angstrom": 0.1,
@@ -55,10 +55,14 @@ _NM_PER_UNIT = {
     "μm": 1e3,
     "micron": 1e3,
     "microns": 1e3,
+    "micrometer": 1e3,
     "mm": 1e6,
+    "millimeter": 1e6,
     "cm": 1e7,
     "m": 1e9,
+    "meter": 1e9,
 }
+"""Units of length as files name them, in small letters."""
 _DEGREES_PER_UNIT = {
     "°": 1.0,
     "deg": 1.0,
@@ -327,7 +331,7 @@ def save_tilt_series(path: str | Path, series: TiltSeries) -> tuple[Path, Path]:
         file.set_image_stack()
         file.voxel_size = series.pixel_nm * 10
         # in place of mrcfile's own, which has the time: the same series gives the same bytes
-        file.header.label[0] = "mesotomo tilt series, detector counts [tilt, z, u]"
+        file.header.label[0] = "mesotomo tilt series [tilt, z, u]"
     lines = "".join(f"{angle:.4f}\n" for angle in series.angles_deg)
     angles_path.write_text(lines, encoding="utf-8")
     return path, angles_path
@@ -362,10 +366,10 @@ def _pixel_from_file(path: Path, axes: Sequence[dict[str, Any]]) -> float:
     for axis in axes[1:3]:
         unit = _unit(axis)
         scale = abs(float(axis.get("scale", 0) or 0))
-        if unit not in _NM_PER_UNIT or scale == 0 or not math.isfinite(scale):
+        if unit not in NM_PER_UNIT or scale == 0 or not math.isfinite(scale):
             found = f"{scale:g} {unit}" if unit else "no length unit"
             raise TiltSeriesError(f"{path.name} carries no pixel size ({found}); {mend}")
-        sizes.append(scale * _NM_PER_UNIT[unit])
+        sizes.append(scale * NM_PER_UNIT[unit])
     if not math.isclose(sizes[0], sizes[1], rel_tol=1e-3):
         raise TiltSeriesError(
             f"{path.name}: pixels of {sizes[0]:g} x {sizes[1]:g} nm are not square; resample the images, or {mend}"

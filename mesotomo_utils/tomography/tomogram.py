@@ -17,11 +17,11 @@ import h5py
 import numpy as np
 import zarr
 
+from mesotomo_utils.tomography.tilt_series import NM_PER_UNIT
 from mesotomo_utils.tomography.tomogram_writer import CHUNK, KEY, TomogramError, TomogramWriter, check_finite
 
 _READERS = {".mrc": "mrc", ".map": "mrc", ".rec": "mrc", ".tif": "tiff", ".tiff": "tiff", ".hspy": "hspy"}
 _HDF5 = (".h5", ".hdf5", ".hdf")
-_NM = {"nm": 1.0, "nanometer": 1.0, "å": 0.1, "angstrom": 0.1, "µm": 1e3, "μm": 1e3, "um": 1e3, "micrometer": 1e3}
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,15 @@ def write_tomogram(
     return Path(path)
 
 
-def open_tomogram(path: str | Path) -> Tomogram:
+def open_tomogram(path: str | Path, voxel_nm: float | None = None) -> Tomogram:
     """Open an OME-Zarr tomogram (0.5, or 0.4) without loading it.
 
     Parameters
     ----------
     path
         Folder of the group with the ``multiscales``.
+    voxel_nm
+        Edge of a voxel, nm; given here it wins over the file's.
 
     Returns
     -------
@@ -157,16 +159,22 @@ def open_tomogram(path: str | Path) -> Tomogram:
     absent = [level for level in levels if level not in group]
     if absent:
         raise TomogramError(f"{path.name}: level {absent[0]!r} is missing, the tomogram is damaged; write it again")
+    own = attributes.get(KEY, {})
+    edge = _voxel_of(image, path.name) if voxel_nm is None else float(voxel_nm)
+    return Tomogram(path, group, levels, edge, dict(own.get("attributes", {})))
+
+
+def _voxel_of(image: dict[str, Any], name: str) -> float:
+    """Edge of a voxel by the ``multiscales``, nm."""
     scale = np.ones(3)
     for transform in [*image["datasets"][0]["coordinateTransformations"], *image.get("coordinateTransformations", [])]:
         if transform["type"] == "scale":
             scale *= transform["scale"]
     units = {axis.get("unit", "") for axis in image["axes"]}
     unit = units.pop().lower() if len(units) == 1 else ""
-    if unit not in _NM:
-        raise TomogramError(f"{path.name}: its axes carry no common unit of length; expected nanometer")
-    own = attributes.get(KEY, {})
-    return Tomogram(path, group, levels, _cubic(scale * _NM[unit], path.name), dict(own.get("attributes", {})))
+    if unit not in NM_PER_UNIT:
+        raise TomogramError(f"{name}: its axes carry no common unit of length; expected nanometer")
+    return _cubic(scale * NM_PER_UNIT[unit], name)
 
 
 def load_tomogram(path: str | Path, voxel_nm: float | None = None) -> tuple[np.ndarray, float]:
@@ -197,16 +205,15 @@ def load_tomogram(path: str | Path, voxel_nm: float | None = None) -> tuple[np.n
         raise TomogramError(f"{path} is missing; `tomogram:` must name a file that exists")
     suffix = path.suffix.lower()
     if path.is_dir():
-        tomogram = open_tomogram(path)
-        volume, found = tomogram.load(), tomogram.voxel_nm
+        tomogram = open_tomogram(path, voxel_nm)
+        volume, voxel = tomogram.load(), tomogram.voxel_nm
     elif suffix in _HDF5:
-        volume, found = _load_hdf5(path)
+        volume, voxel = _load_hdf5(path, voxel_nm)
     elif suffix in _READERS:
-        volume, found = _load_rosettasciio(path, _READERS[suffix])
+        volume, voxel = _load_rosettasciio(path, _READERS[suffix], voxel_nm)
     else:
         known = ", ".join([".ome.zarr", *_HDF5, *_READERS])
         raise TomogramError(f"{path.name}: no reader for {suffix or 'a file without ending'}; known are {known}")
-    voxel = voxel_nm if voxel_nm is not None else found
     if voxel is None:
         raise TomogramError(f"{path.name} carries no voxel size; give `voxel_nm` in the sample file")
     volume = np.ascontiguousarray(volume, dtype=np.float32)
@@ -259,8 +266,8 @@ def _cubic(voxel: np.ndarray, name: str) -> float:
     return float(f"{voxel[0]:.7g}")
 
 
-def _load_hdf5(path: Path) -> tuple[np.ndarray, float | None]:
-    """The one three-dimensional data set of a file, and its ``voxel_nm`` attribute if any."""
+def _load_hdf5(path: Path, voxel_nm: float | None) -> tuple[np.ndarray, float | None]:
+    """The one three-dimensional data set of a file, and the voxel given, or else its ``voxel_nm`` attribute if any."""
     try:
         with h5py.File(path, "r") as file:
             found: list[str] = []
@@ -272,13 +279,14 @@ def _load_hdf5(path: Path) -> tuple[np.ndarray, float | None]:
                     "keep the tomogram alone in the file"
                 )
             data = file[found[0]]
-            voxel = data.attrs.get("voxel_nm", file.attrs.get("voxel_nm"))
-            return data[:], None if voxel is None else float(voxel)
+            if voxel_nm is None:
+                voxel_nm = data.attrs.get("voxel_nm", file.attrs.get("voxel_nm"))
+            return data[:], None if voxel_nm is None else float(voxel_nm)
     except OSError as error:
         raise TomogramError(f"{path.name} cannot be read as HDF5: {error}") from error
 
 
-def _load_rosettasciio(path: Path, plugin: str) -> tuple[np.ndarray, float | None]:
+def _load_rosettasciio(path: Path, plugin: str, voxel_nm: float | None) -> tuple[np.ndarray, float | None]:
     reader = importlib.import_module(f"rsciio.{plugin}").file_reader
     try:
         signals = reader(str(path))
@@ -288,12 +296,14 @@ def _load_rosettasciio(path: Path, plugin: str) -> tuple[np.ndarray, float | Non
     if not volumes:
         shapes = ", ".join(str(signal["data"].shape) for signal in signals) or "nothing"
         raise TomogramError(f"{path.name} holds {shapes}; expected one volume with the axes [z, y, x]")
+    volume = np.squeeze(volumes[0]["data"])
+    if voxel_nm is not None:
+        return volume, float(voxel_nm)
     axes = sorted(volumes[0]["axes"], key=lambda axis: axis.get("index_in_array", 0))[-3:]
     units = [str(axis.get("units", "")).lower() for axis in axes]
     scales = np.array([abs(float(axis.get("scale", 0) or 0)) for axis in axes])
     # an MRC stack of pages leaves z without a length: the two others are enough where they agree
-    known = [i for i in range(3) if units[i] in _NM and scales[i] > 0]
-    voxel = None
-    if len(known) >= 2:
-        voxel = _cubic(np.array([scales[i] * _NM[units[i]] for i in known]), path.name)
-    return np.squeeze(volumes[0]["data"]), voxel
+    known = [i for i in range(3) if units[i] in NM_PER_UNIT and scales[i] > 0]
+    if len(known) < 2:
+        return volume, None
+    return volume, _cubic(np.array([scales[i] * NM_PER_UNIT[units[i]] for i in known]), path.name)

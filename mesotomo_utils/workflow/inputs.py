@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pandas as pd
 
-from mesotomo_utils.workflow.sample import POSITION_COLUMNS, Sample, SampleError
+from mesotomo_utils.workflow.sample import Sample, SampleError
 
 
 def check_inputs(sample: Sample) -> float | None:
@@ -28,7 +25,7 @@ def check_inputs(sample: Sample) -> float | None:
     SampleError
         One line with the file, the key, what is wrong and the mend: angles that are fewer than
         the images, an image that is not finite, no pixel size, an empty tomogram, a position that
-        is no number, a parameter that the twin does not know.
+        is no number, indices that are no lattice's, a neck of no dot, a parameter that the twin does not know.
     """
     source = sample.source
     try:
@@ -39,13 +36,13 @@ def check_inputs(sample: Sample) -> float | None:
             return _check_tilt_series(sample)
         if source == "tomogram":
             return _check_tomogram(sample)
+        _check_table(sample)
+        return None
     except SampleError:
         raise
     except (ValueError, OSError, KeyError, TypeError) as error:
         text = " ".join(str(error).split()).removeprefix(f"{source}: ")
         raise SampleError(f"{sample.path}: {source}: {text}") from None
-    _check_positions(sample.path, source, getattr(sample, source))
-    return None
 
 
 def _check_twin(sample: Sample) -> None:
@@ -77,14 +74,18 @@ def _check_tomogram(sample: Sample) -> float:
     return float(voxel_nm)
 
 
-def _check_positions(path: Path, key: str, file: Path) -> None:
+def _check_table(sample: Sample) -> None:
+    """Centres or dots, with the lattice indices and the necks that come with them."""
+    from mesotomo_utils.mapping import dot_table, superlattice
+
+    file = sample.centres or sample.dots
+    assert file is not None
     frame = pd.read_csv(file)
-    for column in POSITION_COLUMNS:
-        numbers = pd.to_numeric(frame[column], errors="coerce")
-        bad = np.flatnonzero(~np.isfinite(numbers.to_numpy(float)))
-        if bad.size:
-            found = frame[column].iloc[bad[0]]
-            raise SampleError(
-                f"{path}: {key}: {file.name}, line {bad[0] + 2}: {column} must be a number, "
-                f"found {found!r}; mend or remove that line"
-            )
+    dots = dot_table.read_centres(frame, name=file.name)
+    if dot_table.has_index(frame):
+        superlattice.superlattice_from_sites(dots[dot_table.POSITION], frame)
+    if sample.necks is not None:
+        try:
+            dot_table.read_necks(pd.read_csv(sample.necks), frame.get("qd", dots["qd"]), name=sample.necks.name)
+        except ValueError as error:
+            raise SampleError(f"{sample.path}: necks: {error}") from None

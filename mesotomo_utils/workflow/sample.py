@@ -16,7 +16,7 @@ from mesotomo_utils.workflow.steps import STEMS
 SOURCES = ("twin", "tilt_series", "tomogram", "centres", "dots")
 POSITION_COLUMNS = ("x_nm", "y_nm", "z_nm")
 QUATERNION_COLUMNS = ("qw", "qx", "qy", "qz")
-NECK_COLUMNS = ("qd_1", "qd_2", "diameter_nm")
+NECK_COLUMNS = ("qd_1", "qd_2", "axis", "diameter_nm")
 SMALLEST_SPACING_PIXELS = 2.0  # Nyquist: a lattice fringe needs two pixels to be seen
 
 
@@ -52,7 +52,7 @@ class QuantumDot(_Strict):
 
 
 class Superlattice(_Strict):
-    """A first guess at the unit cell of the superlattice, nm and degrees."""
+    """A guess at the unit cell of the superlattice, nm and degrees: shown beside what is found, which needs none."""
 
     a_nm: Positive
     b_nm: Positive
@@ -361,8 +361,8 @@ def steps_of(sample: Sample, *, pixel_nm: float | None = None) -> dict[str, str 
 def write_input_sample(sample: Sample, run_dir: str | Path, **changes: Any) -> Path:
     """Write ``input/sample.yaml``, the sample that steps 01 to 08 are handed.
 
-    It has the ordinary keys only: neither ``twin`` nor ``parameters``. A key given in `changes`
-    replaces the sample's; None leaves it out. Files outside the input folder keep their absolute
+    It has the ordinary keys only: neither ``twin`` nor ``parameters``, and of a twin no guess at the cell. A key
+    given in `changes` replaces the sample's; None leaves it out. Files outside the input folder keep their absolute
     path, files in it are named relative to it.
 
     Returns
@@ -373,7 +373,8 @@ def write_input_sample(sample: Sample, run_dir: str | Path, **changes: Any) -> P
     from mesotomo_utils.workflow.files import write_text
 
     folder = (Path(run_dir) / "input").resolve()
-    content = sample.model_dump(mode="python", exclude={"twin", "parameters"}, exclude_none=True)
+    hidden = {"twin", "parameters"} | ({"superlattice"} if sample.twin is not None else set())
+    content = sample.model_dump(mode="python", exclude=hidden, exclude_none=True)
     content = {key: item for key, item in (content | changes).items() if item is not None}
     for key, item in content.items():
         if isinstance(item, Path):

@@ -1,10 +1,9 @@
 """The nine steps of the analysis: what each reads and what each writes.
 
-This is the one table that the runner resumes by and that the messages about missing files are
-made from. Names are relative to the run folder; ``sample:key`` is the file that this key of the
-sample names; ``root:file`` a file of the
-repository; a folder such as ``input`` stands for all files below it. ``results`` and ``figures`` are
-those of the earlier steps.
+This is the one table that the runner resumes by and that the messages about missing files are made from. Names are
+relative to the run folder; ``sample:key`` is the file that this key of the sample names, ``sample:self`` the sample
+file; ``root:file`` a file of the repository; a folder such as ``input`` stands for all files below it. ``results`` and
+``figures`` are those of the earlier steps.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ class Step:
         return self.stem[:2]
 
 
-_CELL = ("centres.csv", "necks.csv", "defects.csv", "superlattice.json")
 _SAMPLE = ("input/sample.yaml",)
+_LATTICE = (*_SAMPLE, "centres.csv", "superlattice.json")
 
 STEPS: tuple[Step, ...] = (
     Step(
@@ -80,38 +79,39 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "03_orientation",
-        (*_SAMPLE, *_CELL, "tomogram.ome.zarr", "half_even.ome.zarr", "half_odd.ome.zarr"),
+        (*_LATTICE, "tomogram.ome.zarr", "half_even.ome.zarr", "half_odd.ome.zarr"),
         ("orientations.csv",),
     ),
     Step(
         "04_glyphs",
-        (*_SAMPLE, *_CELL, "orientations.csv", "tomogram.ome.zarr"),
+        (*_LATTICE, "necks.csv", "orientations.csv", "tomogram.ome.zarr"),
         ("mono.json?", "scenes?", "exports?"),
     ),
     Step(
         "05_mesoscale",
-        (*_SAMPLE, *_CELL, "orientations.csv", "mono.json"),
+        (*_LATTICE, "necks.csv", "defects.csv", "orientations.csv"),
         ("layers.csv",),
     ),
     Step(
         "06_neighbours",
-        (*_SAMPLE, *_CELL, "orientations.csv", "mono.json", "layers.csv"),
+        (*_LATTICE, "orientations.csv", "layers.csv"),
         ("neighbours.csv", "layer_disorder.csv?"),
     ),
     Step(
         "07_kinetic_trapping",
-        (*_SAMPLE, *_CELL, "orientations.csv", "mono.json", "layers.csv"),
+        (*_LATTICE, "orientations.csv", "mono.json"),
         ("trapping.csv", "layer_trapping.csv?"),
     ),
     Step(
         "08_report",
         (
-            *_SAMPLE,
+            *_LATTICE,
             "root:data/paper_values.yaml",
             "results",
             "figures",
             "truth",
-            *_CELL,
+            "necks.csv",
+            "defects.csv",
             "orientations.csv",
             "mono.json",
             "layers.csv",
