@@ -266,17 +266,18 @@ saved = results.save_figure(fig, run_dir, "fig_s4_sheets", in_planes)
 # to a set of atomic planes runs through them here and between them there.
 
 # %%
-volume, voxel_nm = None, None
+volume, voxel_nm, origin = None, None, None
 if results.exists(run_dir, "tomogram.ome.zarr"):
     tomogram = open_tomogram(results.path(run_dir, "tomogram.ome.zarr"))
     # a level of the pyramid coarse enough to show the dots' bodies and not a moiré of their lattices
     level = int(np.log2(np.linalg.norm(cell, axis=0).min() / 16 / tomogram.voxel_nm))
-    volume, voxel_nm = tomogram.level(int(np.clip(level, 0, len(tomogram.levels) - 1)))
+    level = int(np.clip(level, 0, len(tomogram.levels) - 1))
+    (volume, voxel_nm), origin = tomogram.level(level), tomogram.middle(level)
 if volume is None:
     print("no tomogram: the views are drawn on white")
 layers = np.unique(scene.layers)
 views = [glyph_figures.plan_view(scene, layer) for layer in (layers[0], layers[(len(layers) - 1) // 2])]
-sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in glyph_figures.same_size(views)]
+sections = [glyph_figures.with_section(view, volume, voxel_nm, origin) for view in glyph_figures.same_size(views)]
 fig, _ = glyph_figures.overlay_figure(scene, sections, renderer=drawn_by)
 saved = results.save_figure(fig, run_dir, "fig_2b", plotted)
 
@@ -285,7 +286,7 @@ saved = results.save_figure(fig, run_dir, "fig_2b", plotted)
 
 # %%
 views = [glyph_figures.side_view(scene, axis) for axis in "AB"]
-sections = [glyph_figures.with_section(view, volume, voxel_nm) for view in glyph_figures.same_size(views)]
+sections = [glyph_figures.with_section(view, volume, voxel_nm, origin) for view in glyph_figures.same_size(views)]
 fig, _ = glyph_figures.overlay_figure(scene, sections, renderer=drawn_by)
 saved = results.save_figure(fig, run_dir, "fig_2c", plotted)
 

@@ -516,8 +516,18 @@ def test_a_folder_below_a_file_is_refused(empty_bench: Bench) -> None:
 def test_another_sample_is_not_mixed_into_a_run(bench: Bench) -> None:
     other = bench.root / "other.yaml"
     other.write_text("name: other\ncentres: centres.csv\n")
-    with pytest.raises(pipeline.BadInput, match="holds a run of 'dots', not of 'other'"):
-        Bench(bench.root, other).prepare(first="02")
+    for first in (None, "02"):
+        with pytest.raises(pipeline.BadInput, match="holds a run of 'dots', not of 'other'"):
+            Bench(bench.root, other).prepare(first=first)
+
+
+def test_what_the_sample_names_may_not_lie_where_steps_clear(bench: Bench) -> None:
+    kept = bench.run_dir / "input" / "mine.csv"
+    kept.write_bytes((bench.root / "centres.csv").read_bytes())
+    bench.sample.write_text("name: dots\ncentres: run/input/mine.csv\n")
+    with pytest.raises(pipeline.BadInput, match=r"mine\.csv lies in the run folder .*run, which steps clear; move it"):
+        bench.prepare()
+    assert kept.exists()
 
 
 def test_a_notebook_too_many_is_refused(empty_bench: Bench) -> None:

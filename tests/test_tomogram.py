@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import zarr
 from ome_zarr_models.v05 import Image
+from scipy import ndimage
 
 from mesotomo_utils.tomography.cutting import KeptChunks, MappedChunks, cut_cube, keeping_chunks, mapping_chunks
 from mesotomo_utils.tomography.tomogram import (
@@ -150,6 +151,14 @@ def test_pyramid_averages_by_two(tmp_path, volume):
     assert np.allclose(level, even.reshape(35, 2, 16, 2, 26, 2).mean(axis=(1, 3, 5)), atol=1e-6)
     with pytest.raises(IndexError, match="levels 0 to 1"):
         tomogram.level(2)
+
+
+def test_a_bead_in_the_origin_lies_in_the_middle_of_each_level(tmp_path):
+    z, y, x = np.ogrid[-20:21, -21:22, -22:23]  # no multiples of two
+    bead = np.exp(-(z**2 + y**2 + x**2) / 50).astype(np.float32)
+    tomogram = open_tomogram(write_tomogram(tmp_path / "a.ome.zarr", bead, 0.5, levels=3))
+    for k in range(3):
+        np.testing.assert_allclose(ndimage.center_of_mass(tomogram.level(k)[0]), tomogram.middle(k), atol=0.02)
 
 
 def test_written_in_slabs(tmp_path, volume):

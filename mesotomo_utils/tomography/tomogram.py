@@ -79,6 +79,10 @@ class Tomogram:
             raise IndexError(f"{self.path.name} has levels 0 to {len(self.levels) - 1}, not {k}")
         return np.asarray(self.group[self.levels[k]][:], dtype=np.float32), self.voxel_nm * 2**k
 
+    def middle(self, k: int) -> np.ndarray:
+        """(3,) index [z, y, x] of the origin in level k: not its middle where the full level is no multiple of 2ᵏ."""
+        return (np.array(self.shape) / 2**k - 1) / 2
+
 
 def write_tomogram(
     path: str | Path,

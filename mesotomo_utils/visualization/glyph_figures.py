@@ -387,11 +387,16 @@ def same_size(views: Sequence[SectionView]) -> list[SectionView]:
     return grown
 
 
-def with_section(view: SectionView, volume: np.ndarray | None, voxel_nm: float | None) -> SectionView:
-    """The view with its section through a tomogram [z, y, x]; unchanged where there is none."""
+def with_section(
+    view: SectionView, volume: np.ndarray | None, voxel_nm: float | None, middle: np.ndarray | None = None
+) -> SectionView:
+    """The view with its section through a tomogram [z, y, x], as of :func:`.slices.plane_image`; unchanged where there
+    is none.
+    """
     if volume is None:
         return view
-    image = slices.plane_image(volume, voxel_nm, view.frame, depth_nm=view.depth_nm, extent_nm=view.extent_nm)
+    at = {"depth_nm": view.depth_nm, "extent_nm": view.extent_nm, "middle": middle}
+    image = slices.plane_image(volume, voxel_nm, view.frame, **at)
     return replace(view, image=image)
 
 

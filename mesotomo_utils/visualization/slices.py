@@ -15,13 +15,14 @@ def plane_image(
     depth_nm: float,
     extent_nm: tuple[float, float, float, float],
     pixel_nm: float | None = None,
+    middle: np.ndarray | None = None,
 ) -> np.ndarray:
     """Section through a volume in the plane of a picture, by trilinear interpolation.
 
     Parameters
     ----------
     volume
-        [z, y, x] array or Zarr array with the origin at its centre; only the rows, columns and
+        [z, y, x] array or Zarr array; only the rows, columns and
         layers that the section crosses are read, a slab at a time.
     voxel_nm
         Side of a voxel.
@@ -33,6 +34,8 @@ def plane_image(
         (left, right, bottom, top) of the section in the (right, up) coordinates.
     pixel_nm
         Side of a pixel; None takes the voxel.
+    middle
+        (3,) index [z, y, x] of the origin; None takes the middle of the volume.
 
     Returns
     -------
@@ -61,7 +64,8 @@ def plane_image(
     grid = np.stack(np.broadcast_arrays(across[None, :], upward[:, None], depth_nm), axis=-1)
     shape = np.array(volume.shape)
     # (x, y, z) in nm to an index [z, y, x]
-    index = (grid.reshape(-1, 3) @ np.asarray(frame, float))[:, ::-1] / voxel_nm + (shape - 1) / 2
+    middle = (shape - 1) / 2 if middle is None else np.asarray(middle, float)
+    index = (grid.reshape(-1, 3) @ np.asarray(frame, float))[:, ::-1] / voxel_nm + middle
     image = np.full(len(index), np.nan, dtype=np.float32)
     inside = ((index >= 0) & (index <= shape - 1)).all(axis=1)
     slab = np.floor(index[:, 0] / SLAB).astype(int)

@@ -49,6 +49,8 @@ class Run:
         The run folder.
     root
         Working directory of the kernels, the root of the repository.
+    steps
+        The steps of the pipeline.
     files
         The notebook of each step.
     defaults
@@ -59,6 +61,10 @@ class Run:
         The steps from ``--from`` to ``--to``.
     device
         What was asked for, and what it came to.
+    pixel_nm
+        Pixel of the images where the sample leaves it to their file.
+    manifest
+        Of what ran in the folder before.
     """
 
     sample: Sample
@@ -144,15 +150,26 @@ def prepare(
     manifest = _read_manifest(run_dir)
     run = Run(sample, run_dir, root, steps, files, defaults, given, stems[low : high + 1], (device, resolved))
     run.pixel_nm, run.manifest = pixel_nm, manifest
-    _check_folder(run_dir, sample.path)
+    _check_folder(run_dir, sample)
+    if (held := manifest.get("sample", _called(run))) != _called(run):
+        raise BadInput(f"{run_dir} holds a run of {held!r}, not of {_called(run)!r}; choose another --out")
     if low:
         _check_earlier(run, low)
     return run
 
 
-def _check_folder(run_dir: Path, sample_file: Path) -> None:
-    if sample_file.resolve().is_relative_to(run_dir.resolve()):
-        raise BadInput(f"{sample_file} lies in the run folder, which 00 clears; move it elsewhere")
+def _called(run: Run) -> str:
+    """What the manifest calls the sample: its name, or its file in data/ where that is named otherwise."""
+    path, name = run.sample.path, run.sample.name
+    return _shown(path, run.root) if path.parent == run.root / "data" and path.stem != name else name
+
+
+def _check_folder(run_dir: Path, sample: Sample) -> None:
+    for file in (sample.path, *sample.files.values()):
+        if file.resolve().is_relative_to(run_dir.resolve()):
+            raise BadInput(
+                f"{file} lies in the run folder {run_dir}, which steps clear; move it, or choose another --out"
+            )
     folder = run_dir.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -161,10 +178,7 @@ def _check_folder(run_dir: Path, sample_file: Path) -> None:
 
 
 def _check_earlier(run: Run, low: int) -> None:
-    """What the steps before the first must have left, and that it is of this sample."""
-    left = run.run_dir / "input" / "sample.yaml"
-    if left.exists() and (name := load_sample(left).name) != run.sample.name:
-        raise BadInput(f"{run.run_dir} holds a run of {name!r}, not of {run.sample.name!r}; choose another --out")
+    """What the steps before the first must have left."""
     reasons = _reasons(run)
     wanted = {
         name
@@ -233,9 +247,7 @@ def execute(run: Run, *, force: bool = False, say: Callable[[str], None] = print
             for left in run.run_dir.glob(pattern):
                 remove(left)  # by a run that was killed
         hashes = Hashes(run.run_dir / ".hashes.json")
-        run.manifest |= {"sample": run.sample.name, "sample_file": _shown(run.sample.path, run.root)}
-        if run.sample.path.parent == run.root / "data" and run.sample.path.stem != run.sample.name:
-            run.manifest["sample"] = _shown(run.sample.path, run.root)
+        run.manifest |= {"sample": _called(run), "sample_file": _shown(run.sample.path, run.root)}
         entries = run.manifest.setdefault("steps", {})
         for step in run.steps:
             if step.stem not in run.chosen:

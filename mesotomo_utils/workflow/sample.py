@@ -106,6 +106,12 @@ class Sample(_Strict):
             return self.source
         return "dots" if self.twin.get("level") == "table" else "tilt_series"
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files it names, by key."""
+        keys = ("tilt_series", "tilt_angles", "tomogram", "centres", "dots", "necks")
+        return {key: file for key in keys if (file := getattr(self, key)) is not None}
+
 
 # ------------------------------------------------------------------ finding and reading
 
@@ -196,11 +202,7 @@ def load_sample(path: str | Path) -> Sample:
         raise SampleError(f"{path}: {_explain(error.errors()[0])}") from None
     _check_together(path, sample)
     base = path.resolve().parent
-    moved = {
-        key: Path(os.path.normpath(base / given.expanduser()))
-        for key in ("tilt_series", "tilt_angles", "tomogram", "centres", "dots", "necks")
-        if (given := getattr(sample, key)) is not None
-    }
+    moved = {key: Path(os.path.normpath(base / given.expanduser())) for key, given in sample.files.items()}
     for key, file in moved.items():
         if not file.exists():
             raise SampleError(
