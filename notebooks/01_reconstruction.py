@@ -110,7 +110,9 @@ if has_series:
 if has_series:
     measured = alignment.align_series(series, device=where)
     table = measured.table
-    print(f"axis tilted by {measured.axis_tilt_deg:.3f}°, {measured.axis_offset_nm:.3f} nm off the centre")
+    print(f"axis tilted by {measured.axis_tilt_deg:.3f}°, {measured.axis_offset_nm:.3f} nm off the centre; "
+          f"{measured.misfit:.1%} of the images no object explains (beyond {alignment.DOUBTFUL_MISFIT:.0%}: see that "
+          "angles, images and axis belong together)")  # fmt: skip
     difference = table["angle_deg"] - table["angle_nominal_deg"]
     drawn = table.assign(angle_difference_deg=difference)
     fig = tomography_figures.alignment(drawn)
@@ -474,6 +476,7 @@ if has_series:
         results.value("image_shear_deg", measured.image_shear_deg, "deg", n=len(aligned)),
         results.value("axis_offset_nm", measured.axis_offset_nm, "nm", n=len(aligned)),
         results.value("alignment_residual_nm", residual.mean(), "nm", n=len(aligned)),
+        results.value("alignment_misfit", measured.misfit, n=len(aligned)),
         results.value("images_left_out", left_out, n=len(table)),
         results.value("sirt_correlation", correlation),
     ]

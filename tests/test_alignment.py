@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mesotomo_utils.tomography import alignment as alignment_module
 from mesotomo_utils.tomography import alignment_coarse, alignment_fine
 from mesotomo_utils.tomography.alignment import (
     Alignment,
@@ -576,6 +577,42 @@ def test_rigid_motion_keeps_an_axis_offset() -> None:
     assert motion.angle_deg == pytest.approx(0.3)
 
 
+def test_angles_of_other_images_are_told(
+    aligned: tuple[TiltSeries, Truth, Alignment], caplog: pytest.LogCaptureFixture
+) -> None:
+    series = aligned[0]
+    assert aligned[2].misfit < 0.1
+    mixed = np.random.default_rng(0).permutation(series.angles_deg)
+    assert align_series(replace(series, angles_deg=mixed)).misfit > alignment_module.DOUBTFUL_MISFIT
+    assert "phantom: no one object explains the images" in caplog.text
+
+
+def test_the_usual_mass_is_that_of_the_tilts_beside_whatever_the_order(
+    aligned: tuple[TiltSeries, Truth, Alignment],
+) -> None:
+    """A needle in a matrix has more mass the farther it is tilted."""
+    series = aligned[0]
+    order = np.random.default_rng(0).permutation(len(series))
+    angles = series.angles_deg[order]
+    heavier = series.images[order] / np.maximum(np.cos(np.deg2rad(angles)), 0.3)[:, None, None]
+    likeness = np.ones(len(series))
+    assert not alignment_coarse.odd_images(heavier, likeness, angles).any()
+    heavier[7] *= 1.5
+    assert np.flatnonzero(alignment_coarse.odd_images(heavier, likeness, angles)).tolist() == [7]
+
+
+def test_pixels_that_outshine_the_object_do_not_lead(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
+    series, truth, alignment = aligned
+    rng = np.random.default_rng(3)
+    bright = series.images.copy()
+    bright[:, 40, 90] = 20 * bright.max()  # one of the detector's, in each image, and two of each image's own
+    for image in bright:
+        image[rng.integers(128, size=2), rng.integers(128, size=2)] = 60000
+    found, before = errors(align_series(replace(series, images=bright)), truth), errors(alignment, truth)
+    assert found["z_px"] < before["z_px"] + 0.02
+    assert found["u_px"] < before["u_px"] + 0.02
+
+
 def test_bad_input_is_named(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
     series, _, alignment = aligned
     with pytest.raises(TiltSeriesError, match=r"expected 8 usable images or more, found 5"):
@@ -584,6 +621,10 @@ def test_bad_input_is_named(aligned: tuple[TiltSeries, Truth, Alignment]) -> Non
         align_series(series.select(slice(0, 10)))
     with pytest.raises(TiltSeriesError, match="are constant"):
         align_series(replace(series, images=np.ones_like(series.images)))
+    with pytest.raises(TiltSeriesError, match=r"images of 1 × 128 pixels; 8 or more"):
+        align_series(replace(series, images=series.images[:, :1]))
+    with pytest.raises(TiltSeriesError, match=r"darker than what surrounds it; .* invert their contrast"):
+        align_series(replace(series, images=1000 - series.images))
     with pytest.raises(ValueError, match=r"60 images with 0\.3 nm pixels; phantom has 60 with 0\.5 nm"):
         apply_alignment(replace(series, pixel_nm=0.5), alignment)
     with pytest.raises(ValueError, match="'even' or 'odd'"):

@@ -136,6 +136,7 @@ MAY_IMPORT = {
 EXCEPTIONS = {
     # a sample is opened before anything is written, and the twin asked whether it knows its parameters
     "workflow.inputs": {
+        "tomography.alignment",
         "tomography.tilt_series",
         "tomography.tomogram",
         "mapping.dot_table",

@@ -37,8 +37,8 @@ parameters: {03_orientation: {window_nm: 5.0}}
 def series(tmp_path: Path) -> Path:
     """A folder with a small tilt series, its angles and some tables."""
     rng = np.random.default_rng(1)
-    images = rng.random((5, 8, 6)).astype(np.float32)
-    made = TiltSeries(images=images, angles_deg=np.linspace(-60, 60, 5), pixel_nm=0.07, name="needle")
+    images = rng.random((9, 10, 8)).astype(np.float32)
+    made = TiltSeries(images=images, angles_deg=np.linspace(-60, 60, 9), pixel_nm=0.07, name="needle")
     save_tilt_series(tmp_path / "needle.mrc", made)
     assert (tmp_path / "needle.rawtlt").exists()
     (tmp_path / "good.csv").write_text("x_nm,y_nm,z_nm\n0,0,0\n6,0,0\n")
@@ -125,9 +125,15 @@ def bad_pixel(file) -> None:
 @pytest.mark.parametrize(
     ("text", "harm", "parts"),
     [
-        ("tilt_series: needle.mrc\ntilt_angles: few.txt\n", None, ["tilt_series", "5 images", "3 angles"]),
+        ("tilt_series: needle.mrc\ntilt_angles: few.txt\n", None, ["tilt_series", "9 images", "3 angles"]),
         ("tilt_series: needle.mrc\ntilt_angles: needle.rawtlt\n", bad_pixel, ["tilt_series", "3"]),
         ("tilt_series: needle.mrc\ntilt_angles: needle.rawtlt\n", zero_pixel, ["pixel"]),
+        ("tilt_series: needle.mrc\ntilt_angles: small.txt\n", None, ["tilt_series", "span 2.1°", "(degrees"]),
+        (
+            "tilt_series: needle.mrc\ntilt_angles: comma.txt\n",
+            None,
+            ["tilt_angles: comma.txt, line 1", "decimal point"],
+        ),
         ("tilt_series: good.csv\npixel_nm: 1.0\n", None, ["tilt_series", "good.csv"]),
         ("dots: good.csv\nnecks: necks.csv\n", None, ["necks", "necks.csv, line 2: qd_2 7 is no qd of the dots"]),
         ("dots: indexed.csv\n", None, ["dots", "2 indexed dots fix no cell"]),
@@ -140,6 +146,8 @@ def test_the_data_are_looked_at_before_anything_is_written(series: Path, text: s
     import mrcfile
 
     (series / "few.txt").write_text("-1\n0\n1\n")
+    (series / "small.txt").write_text("".join(f"{angle:.3f}\n" for angle in np.linspace(-1.047, 1.047, 9)))  # radians
+    (series / "comma.txt").write_text("-60,0\n" * 9)
     mrcfile.write(series / "flat.npy.mrc", np.zeros((4, 4, 4), np.float32))
     if harm is not None:
         rewrite(series, harm)

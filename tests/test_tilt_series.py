@@ -160,13 +160,65 @@ def test_select():
 # ------------------------------------------------------------------ failures, one each
 
 
+def bytes_file(path, values, *, imod: int | None = None, version: int = 20141):
+    """An MRC file of bytes, mode 0; with IMOD's stamp and flags where these are given."""
+    with mrcfile.new(path, overwrite=True) as file:
+        file.set_data(values)
+        file.voxel_size = 7.0
+        file.header.nversion = version
+        if imod is not None:
+            extra = bytearray(file.header.extra2.tobytes())
+            extra[40:48] = np.array([1146047817, imod], "<i4").tobytes()
+            file.header.extra2 = np.void(bytes(extra))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mrcfile warns of an old version
+def test_bytes_of_an_mrc_file_are_signed_where_it_says_so(tmp_path, saved):
+    values = np.random.default_rng(0).integers(-100, 100, (5, 6, 8)).astype(np.int8)
+    for options, expected in (
+        ({}, values),
+        ({"imod": 1}, values),
+        ({"imod": 0}, values.view(np.uint8)),
+        ({"version": 0}, values.view(np.uint8)),
+    ):
+        path = bytes_file(tmp_path / "bytes.mrc", values, **options)
+        found = load_tilt_series(path, angles_path=saved[1]).images
+        np.testing.assert_array_equal(found, expected.astype(np.float32), err_msg=str(options))
+
+
+def test_what_is_no_grey_level_is_refused(tmp_path, saved):
+    with mrcfile.new(tmp_path / "complex.mrc") as file:
+        file.set_data(np.ones((5, 6, 8), np.complex64))
+    with pytest.raises(TiltSeriesError, match=r"complex.mrc holds pixels of type complex64; expected grey levels"):
+        load_tilt_series(tmp_path / "complex.mrc", angles_path=saved[1], pixel_nm=1.0)
+
+
+def test_borders_that_were_filled_in_are_replaced_and_said(tmp_path, caplog):
+    images = np.random.default_rng(0).poisson(30, (5, 40, 32)).astype(np.float32)
+    images[2, :3] = images[3, :, -2:] = 17.25
+    paths = save_tilt_series(tmp_path / "moved.mrc", TiltSeries(images, np.arange(5.0), 0.5))
+    found = load_tilt_series(paths[0], angles_path=paths[1])
+    assert found.metadata["filled_borders"] == {"images": 2, "widest_px": 3}
+    assert "borders of 2 images, up to 3 pixels wide" in caplog.text
+    assert not (found.images == 17.25).any()
+
+
+def test_angles_as_editors_save_them(tmp_path):
+    (tmp_path / "bom.txt").write_text("-1.5\n0\n", encoding="utf-8-sig")
+    assert read_angles(tmp_path / "bom.txt").tolist() == [-1.5, 0.0]
+    (tmp_path / "wide.txt").write_text("-1.5\n0\n", encoding="utf-16")
+    with pytest.raises(TiltSeriesError, match=r"wide.txt is no text in UTF-8; save it as plain text"):
+        read_angles(tmp_path / "wide.txt")
+
+
 def test_missing_file(tmp_path):
-    with pytest.raises(TiltSeriesError, match=r"none.mrc is missing"):
+    with pytest.raises(TiltSeriesError, match=r"none.mrc is no file"):
         load_tilt_series(tmp_path / "none.mrc")
 
 
 def test_missing_angles_file(tmp_path, saved):
-    with pytest.raises(TiltSeriesError, match=r"none.rawtlt is missing"):
+    with pytest.raises(TiltSeriesError, match=r"none.rawtlt is no file"):
         load_tilt_series(saved[0], angles_path=tmp_path / "none.rawtlt")
 
 

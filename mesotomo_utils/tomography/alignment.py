@@ -32,6 +32,7 @@ from mesotomo_utils.tomography.tilt_series import TiltSeries, TiltSeriesError
 log = logging.getLogger(__name__)
 
 _FEWEST_TILTS = 8
+_FEWEST_PIXELS = 8
 _COARSE_PIXELS = 160
 """Size to which images are binned for the coarse alignment, pixels."""
 _FINE_PIXELS = 4e6
@@ -40,6 +41,9 @@ _STEPS = 12
 """Most Gauss–Newton steps."""
 _TOLERANCE = 0.02
 """Steps end when they move the images by less than this, pixels."""
+DOUBTFUL_MISFIT = 0.25
+"""Misfit of a whole series from which its images are hardly of one object. The needle has 0.03, twins have up to 0.08,
+and angles in another order than the images 0.5."""
 _MISFIT_LIMIT = 8.0
 """Misfit above the other images', in robust standard deviations, from which an image is an outlier."""
 
@@ -99,7 +103,7 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     device
         Where projections are computed.
     progress
-        Print a line a level.
+        Print a line at the end.
 
     Returns
     -------
@@ -108,7 +112,8 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     Raises
     ------
     TiltSeriesError
-        Fewer than 8 usable tilts, a range below 60°, or images without contrast.
+        Fewer than 8 usable tilts, a range below 60°, images without contrast or of an object darker than its
+        surroundings.
 
     Notes
     -----
@@ -126,8 +131,13 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
        tilt in the shift along u, mean of the angle errors zero, and no error
        of the angle in step with twice the tilt, which a stretched object explains as well.
     """
-    _check(series)
+    check_series(series)
     images = coarse.without_background(series.images)
+    if np.median(images.sum(axis=(1, 2))) < 0:
+        raise TiltSeriesError(
+            f"{series.name}: the object is darker than what surrounds it; expected HAADF images, bright where there is "
+            "mass; if these are bright-field images, invert their contrast"
+        )
     used = np.ones(len(series), dtype=bool)
     known, odd, scatter = _coarse(images, series.angles_deg)
     if odd.any():
@@ -145,7 +155,14 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
     engine = f"bin {factor}: {len(fit.rms_steps)} steps, misfit {np.sqrt(np.mean(fit.misfit**2)):.4f}"
     if progress:
         print(f"alignment, {engine}")
-    return _alignment(series, fit, used, engine)
+    found = _alignment(series, fit, used, engine)
+    if found.misfit > DOUBTFUL_MISFIT:
+        log.warning(
+            "%s: no one object explains the images (misfit %.2f, %g or less is usual); check the order of the angles, "
+            "tilt_axis, and whether the object stays in the field",
+            series.name, found.misfit, DOUBTFUL_MISFIT / 2.5,
+        )  # fmt: skip
+    return found
 
 
 def apply_alignment(series: TiltSeries, alignment: Alignment, *, progress: bool = False) -> TiltSeries:
@@ -321,7 +338,7 @@ def _coarse(images: NDArray[np.float32], angles_deg: NDArray) -> tuple[Pose, NDA
     small, (z0, u0) = _bin(images, factor)
     shift_z, likeness = coarse.profile_shifts(small)
     shift_u = coarse.centre_of_mass_shifts(small, angles_deg, shift_z)
-    odd = coarse.odd_images(small, likeness)
+    odd = coarse.odd_images(small, likeness, angles_deg)
     tilt, sigma_u = 0.0, float("nan")
     if not odd.any():
         shift_z, shift_u, tilt, sigma_u = coarse.refine_by_slices(small, angles_deg, shift_z, shift_u)
@@ -441,8 +458,20 @@ def _alignment(series: TiltSeries, fit: Fit, used: NDArray[np.bool_], engine: st
     )
 
 
-def _check(series: TiltSeries) -> None:
+def check_series(series: TiltSeries) -> None:
+    """Refuse a series that cannot be aligned.
+
+    Raises
+    ------
+    TiltSeriesError
+        Fewer than 8 images with contrast, fewer than 8 pixels along an edge, or tilts that span less than 60°.
+    """
     _check_count(series, np.ones(len(series), dtype=bool))
+    if min(series.images.shape[1:]) < _FEWEST_PIXELS:
+        found = " × ".join(map(str, series.images.shape[1:]))
+        raise TiltSeriesError(
+            f"{series.name}: images of {found} pixels; {_FEWEST_PIXELS} or more are needed either way"
+        )
     span = float(np.ptp(series.angles_deg))
     if span < 60:
         raise TiltSeriesError(

@@ -15,6 +15,9 @@ from mesotomo_utils.tomography.alignment_geometry import move_images
 _CONTRAST_LIMIT = 8.0
 """Distance from the other images, in robust standard deviations, from which an image is an outlier."""
 
+_SPIKE = 3.0
+"""Times as bright as the object's brightest thousandth, and as the median around it, a pixel is none of the object."""
+
 _LEAST_SIGMA = 0.02
 """Pixels that the noise of the images alone moves a centre of mass by, on the best of twins."""
 
@@ -31,7 +34,7 @@ what the centre of mass says of them there."""
 
 
 def without_background(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Images less their background, a plane of its own in each.
+    """Images less their background, a plane of its own in each, and without single pixels that outshine all others.
 
     Parameters
     ----------
@@ -47,7 +50,8 @@ def without_background(images: NDArray[np.float32]) -> NDArray[np.float32]:
     -----
     Level and slope along z are those of the darker of the two borders along u, where the object may reach over the
     other. The slope along u joins the borders if in most images it goes on within them: an object that the field
-    cuts off falls far more steeply there.
+    cuts off falls far more steeply there. A pixel that the detector or a cosmic ray made far brighter than the
+    object and than the pixels around it would be what all images are matched by, and takes the median of these.
     """
     n_t, n_z, n_u = images.shape
     width = max(2, n_u // 40)
@@ -66,7 +70,24 @@ def without_background(images: NDArray[np.float32]) -> NDArray[np.float32]:
     out = np.empty(images.shape, np.float32)
     for t, image in enumerate(images):
         out[t] = image - ((level[t] + slope[t] * z)[:, None] + rise[t] * (u - at[t]))
+        _take_off_spikes(out[t])
     return out
+
+
+def _take_off_spikes(image: NDArray[np.float32]) -> None:
+    """In place: the median of the 3 × 3 pixels about it for a pixel that is far above both these and the object."""
+    far = _SPIKE * np.quantile(image[1::3, 1::3], 0.999)
+    rows, columns = np.nonzero(image > max(far, 0))
+    if not len(rows):
+        return
+    n_z, n_u = image.shape
+    steps = np.arange(-1, 2)
+    around = image[
+        np.clip(rows[:, None, None] + steps[:, None], 0, n_z - 1), np.clip(columns[:, None, None] + steps, 0, n_u - 1)
+    ]
+    usual = np.median(around, axis=(1, 2))
+    alone = image[rows, columns] > _SPIKE * np.maximum(usual, 0)
+    image[rows[alone], columns[alone]] = usual[alone]
 
 
 def profile_shifts(
@@ -374,7 +395,9 @@ def object_columns(mass: NDArray[np.float64], path: NDArray[np.float64]) -> tupl
     return np.full(len(mass), start), stop - start
 
 
-def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> NDArray[np.bool_]:
+def odd_images(
+    images: NDArray[np.float32], likeness: NDArray[np.float64], angles_deg: NDArray[np.float64]
+) -> NDArray[np.bool_]:
     """Images that cannot be of the same specimen: another mass, or another profile along z.
 
     Parameters
@@ -383,6 +406,8 @@ def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> ND
         (T, Z, U) images less their background.
     likeness
         (T,) correlation of the mass profile with the mean one.
+    angles_deg
+        (T,) tilts, degrees.
 
     Returns
     -------
@@ -395,7 +420,9 @@ def odd_images(images: NDArray[np.float32], likeness: NDArray[np.float64]) -> ND
     gains mass with tilt.
     """
     mass = images.sum(axis=(1, 2), dtype=np.float64)
-    usual = np.array([np.median(mass[max(0, t - 4) : t + 5]) for t in range(len(mass))])
+    order = np.argsort(angles_deg, kind="stable")
+    usual = np.empty(len(mass))
+    usual[order] = [np.median(mass[order[max(0, n - 4) : n + 5]]) for n in range(len(mass))]
     change = mass / np.where(usual > 0, usual, 1.0) - 1.0
     sigma = max(_robust_sigma(change), 0.03)
     strange = np.abs(change) > _CONTRAST_LIMIT * sigma

@@ -4,12 +4,14 @@ Conventions (DESIGN, "Conventions"): in memory a series is ``[tilt, z, u]``; z i
 grows with the row; at tilt t a point (x, y, z) appears at ``u = x cos t + y sin t``. The origin is the
 centre of the image, so pixel i of n sits at ``(i - (n - 1) / 2) * pixel_nm``.
 
-Nothing is aligned here: what was recorded is what comes out, turned so that the axis is vertical.
+Nothing is aligned here: what was recorded is what comes out, turned so that the axis is vertical, but for borders that
+a program filled in (:mod:`.filled_borders`).
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,10 @@ from typing import Any
 import mrcfile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from mesotomo_utils.tomography.filled_borders import replace_filled_borders
+
+log = logging.getLogger(__name__)
 
 #: RosettaSciIO reader by file extension; zspy is left out, it would need an old zarr.
 READERS = {
@@ -71,6 +77,10 @@ _DEGREES_PER_UNIT = {
     "rad": math.degrees(1.0),
     "mrad": math.degrees(1e-3),
 }
+
+
+_IMOD = 1146047817
+"""Where an MRC header says so, IMOD wrote the file."""
 
 
 class TiltSeriesError(ValueError):
@@ -227,6 +237,11 @@ def load_tilt_series(
     TiltSeriesError
         Missing file, unknown format, other number of angles than images (both are named), an
         image that is not finite (its index is named), pixel size or angles that are in no file.
+
+    Notes
+    -----
+    Borders that one value was filled into, as programs do that move images, are replaced by what lies beside them;
+    ``metadata["filled_borders"]`` says in how many images and how wide.
     """
     path = Path(path)
     if tilt_axis not in ("vertical", "horizontal"):
@@ -262,13 +277,22 @@ def load_tilt_series(
         "recorded_dtype": str(signal["data"].dtype),
         **_acquisition(signal),
     }
-    return TiltSeries(
+    series = TiltSeries(
         images=np.asarray(images),
         angles_deg=tilt_sign * angles,
         pixel_nm=pixel_nm,
         name=path.name,
         metadata=metadata,
     )
+    images, filled = replace_filled_borders(series.images)
+    if not filled.any():
+        return series
+    found = {"images": int(filled.any(axis=1).sum()), "widest_px": int(filled.max())}
+    log.warning(
+        "%s: one value fills borders of %d images, up to %d pixels wide; what lies beside them is put there",
+        path.name, *found.values(),
+    )  # fmt: skip
+    return replace(series, images=images, metadata={**metadata, "filled_borders": found})
 
 
 def read_angles(path: str | Path) -> NDArray[np.float64]:
@@ -281,9 +305,13 @@ def read_angles(path: str | Path) -> NDArray[np.float64]:
     """
     path = Path(path)
     if not path.is_file():
-        raise TiltSeriesError(f"{path} is missing; tilt_angles must name a text file of degrees")
+        raise TiltSeriesError(f"{path} is no file; tilt_angles must name a text file of degrees")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise TiltSeriesError(f"{path.name} is no text in UTF-8; save it as plain text, one angle a line") from None
     angles = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         text = line.split("#")[0].strip()
         if not text:
             continue
@@ -291,7 +319,7 @@ def read_angles(path: str | Path) -> NDArray[np.float64]:
             angles.append(float(text))
         except ValueError:
             raise TiltSeriesError(
-                f"{path.name}, line {number}: expected one angle in degrees, found {text!r}"
+                f"{path.name}, line {number}: expected one angle in degrees, with a decimal point, found {text!r}"
             ) from None
     if not angles:
         raise TiltSeriesError(f"{path.name} holds no angles; write one a line, in degrees")
@@ -340,7 +368,7 @@ def save_tilt_series(path: str | Path, series: TiltSeries) -> tuple[Path, Path]:
 def _read_stack(path: Path) -> dict[str, Any]:
     """The first three-dimensional signal of a file, as RosettaSciIO's dictionary."""
     if not path.is_file():
-        raise TiltSeriesError(f"{path} is missing; tilt_series must name a file that exists")
+        raise TiltSeriesError(f"{path} is no file; tilt_series must name one")
     plugin = READERS.get(path.suffix.lower())
     if plugin is None:
         raise TiltSeriesError(
@@ -354,9 +382,27 @@ def _read_stack(path: Path) -> dict[str, Any]:
         raise TiltSeriesError(f"{path.name} cannot be read as {plugin}: {type(error).__name__}: {error}") from error
     for signal in signals:
         if signal["data"].ndim == 3:
+            if signal["data"].dtype.kind not in "buif":
+                found = signal["data"].dtype
+                raise TiltSeriesError(
+                    f"{path.name} holds pixels of type {found}; expected grey levels, one number each"
+                )
+            if plugin == "mrc" and signal["data"].dtype == np.uint8 and _has_signed_bytes(path):
+                signal["data"] = np.asarray(signal["data"]).view(np.int8)
             return signal
-    shapes = ", ".join(str(signal["data"].shape) for signal in signals) or "nothing"
-    raise TiltSeriesError(f"{path.name} holds {shapes}; expected one stack of images with the axes [tilt, row, column]")
+    shapes = ", ".join(str(signal["data"].shape) for signal in signals[:3]) or "nothing"
+    more = f" and {len(signals) - 3} more" if len(signals) > 3 else ""
+    raise TiltSeriesError(
+        f"{path.name} holds {shapes}{more}; expected one stack of images with the axes [tilt, row, column]; save it so"
+    )
+
+
+def _has_signed_bytes(path: Path) -> bool:
+    """Whether an MRC file of bytes means signed ones: as MRC2014 has it, or as IMOD says of its own files."""
+    with mrcfile.open(path, header_only=True, permissive=True) as file:
+        header = file.header
+    stamp, flags = np.frombuffer(header.extra2.tobytes()[40:48], header.nx.dtype.newbyteorder("="))
+    return bool(flags & 1) if stamp == _IMOD else int(header.nversion) >= 20140
 
 
 def _pixel_from_file(path: Path, axes: Sequence[dict[str, Any]]) -> float:

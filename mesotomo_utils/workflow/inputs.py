@@ -42,7 +42,8 @@ def check_inputs(sample: Sample) -> float | None:
         raise
     except (ValueError, OSError, KeyError, TypeError) as error:
         text = " ".join(str(error).split()).removeprefix(f"{source}: ")
-        raise SampleError(f"{sample.path}: {source}: {text}") from None
+        angles = sample.tilt_angles is not None and text.startswith((sample.tilt_angles.name, str(sample.tilt_angles)))
+        raise SampleError(f"{sample.path}: {'tilt_angles' if angles else source}: {text}") from None
 
 
 def _check_twin(sample: Sample) -> None:
@@ -53,6 +54,7 @@ def _check_twin(sample: Sample) -> None:
 
 
 def _check_tilt_series(sample: Sample) -> float:
+    from mesotomo_utils.tomography.alignment import check_series
     from mesotomo_utils.tomography.tilt_series import load_tilt_series
 
     assert sample.tilt_series is not None
@@ -63,6 +65,7 @@ def _check_tilt_series(sample: Sample) -> float:
         tilt_axis=sample.tilt_axis,
         tilt_sign=sample.tilt_sign,
     )
+    check_series(series)
     return float(series.pixel_nm)
 
 
