@@ -94,9 +94,18 @@ def test_pairs_of_parameters_may_be_given_again_and_hold_negative_numbers(tmp_pa
     assert seen["pairs"] == [("a_nm", "-1.5"), ("05.b", "[1, 2]"), ("c", "d")]
 
 
-@pytest.mark.parametrize(("text", "size"), [("8GB", 8.0), ("500MB", 0.5), ("2.5 g", 2.5), ("4", 4.0)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GB", 8.0), ("500MB", 0.5), ("2.5 g", 2.5), ("4", 4.0), ("1 GiB", 1.073741824)]
+)
 def test_memory_is_read_with_its_unit(text: str, size: float) -> None:
     assert cli._memory_gb(text) == pytest.approx(size)
+
+
+def test_no_memory_is_refused(tmp_path: Path, write_sample) -> None:
+    for text in ("0GB", "much", "", "-1"):
+        answer = call("run", write_sample(), "--out", tmp_path / "run", f"--memory={text}")
+        assert answer.exit_code == 2
+        assert "expected a size such as 8GB" in answer.stderr
 
 
 def test_check_wants_a_run(tmp_path: Path) -> None:

@@ -134,17 +134,10 @@ MAY_IMPORT = {
 }
 # each with its reason
 EXCEPTIONS = {
-    # a sample is opened before anything is written, and the twin asked whether it knows its parameters
-    "workflow.inputs": {
-        "tomography.alignment",
-        "tomography.tilt_series",
-        "tomography.tomogram",
-        "mapping.dot_table",
-        "mapping.superlattice",
-        "twin.imposed",
-    },
-    # `mesotomo check`, and the device and the cluster that were asked for
-    "workflow.cli": {"twin.compare"},
+    # a sample is opened before anything is written, by what will read it, and the twin asked whether it knows its keys
+    "workflow.inputs": {"tomography", "mapping", "twin.imposed"},
+    # `mesotomo check`, and the memory, the device and the cluster that were asked for
+    "workflow.cli": {"twin.compare", "tomography.reconstruction"},
     "workflow.pipeline": {"backend", "distribute"},
     # cores and off-screen rendering
     "workflow.doctor": {"backend", "visualization.glyphs"},

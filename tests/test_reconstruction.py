@@ -241,7 +241,8 @@ def test_refuses(series, options, message):
 
 def test_memory_as_text():
     assert parse_memory("4GB") == 4e9
-    assert parse_memory("500 MiB") == 5e8
+    assert parse_memory("500 MiB") == 500 * 1024**2
+    assert parse_memory("0.5kB") == 500
     assert parse_memory(1000) == 1000
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mesotomo_utils.tomography.tilt_series import TiltSeries, save_tilt_series
-from mesotomo_utils.workflow.inputs import check_inputs
+from mesotomo_utils.workflow.inputs import check_inputs, check_settings
 from mesotomo_utils.workflow.sample import (
     SampleError,
     find_sample,
@@ -122,6 +124,9 @@ def bad_pixel(file) -> None:
     file.data[3, 1, 1] = np.nan
 
 
+NEEDLE = "tilt_series: needle.mrc\ntilt_angles: needle.rawtlt\n"
+
+
 @pytest.mark.parametrize(
     ("text", "harm", "parts"),
     [
@@ -138,6 +143,12 @@ def bad_pixel(file) -> None:
         ("dots: good.csv\nnecks: necks.csv\n", None, ["necks", "necks.csv, line 2: qd_2 7 is no qd of the dots"]),
         ("dots: indexed.csv\n", None, ["dots", "2 indexed dots fix no cell"]),
         ("centres: words.csv\n", None, ["centres", "line 3", "y_nm must be a number", "'many'"]),
+        (
+            NEEDLE + "material: {name: Foo, lattice_nm: 0.6}\n",
+            None,
+            ["material.name: material 'Foo'", "such as 'PbSe'"],
+        ),
+        (NEEDLE + "quantum_dot: {diameter_nm: 0.2}\n", None, ["quantum_dot.diameter_nm: expected 4 pixels of 0.07 nm"]),
         ("tomogram: flat.npy.mrc\nvoxel_nm: 1.0\n", None, ["tomogram", "flat.npy.mrc"]),
         ("twin: {sed: 3}\n", None, ["twin", "sed"]),
     ],
@@ -225,3 +236,19 @@ def test_every_sample_of_the_repository_is_sound(repository: Path) -> None:
         sample = load_sample(file)
         assert sample.name == file.stem
         check_inputs(sample)
+
+
+@pytest.mark.parametrize(
+    ("method", "engine", "message"),
+    [
+        ("wbp", "nufft", "01_reconstruction: method must be one of fbp, sirt, cgls, not 'wbp'"),
+        ("cgls", "tomopy", "01_reconstruction: TomoPy has no CGLS"),
+        ("fbp", "astra", "01_reconstruction: engine 'astra' is not installed: pip install astra-toolbox"),
+    ],
+)
+def test_an_engine_that_is_not_there_is_told_before_anything_is_written(monkeypatch, method, engine, message) -> None:
+    monkeypatch.setitem(sys.modules, "astra", None)
+    with pytest.raises(SampleError, match=re.escape(message)):
+        check_settings({"method": method, "engine": engine}, device="cpu")
+    check_settings({"method": "sirt", "engine": "nufft"}, device="cpu")
+    check_settings({"method": "fbp", "engine": "astra"}, device="cpu", dask="tcp://there:8786")

@@ -21,6 +21,8 @@ from mesotomo_utils.distribute import map_items
 from mesotomo_utils.mapping.needle_edge import NeedleEdge, find_needle_edge
 from mesotomo_utils.mapping.sampling import Sampler, coarsen, offsets_nm, to_nm
 
+#: Voxels that a dot must be wide to be told from its neighbours.
+FEWEST_VOXELS = 4
 #: Width of the low-pass and edge of the voxels, in dot diameters: 0.2 and 0.25 nm for 5 nm.
 SIGMA_DIAMETERS = 0.04
 STEP_DIAMETERS = 0.05
@@ -158,9 +160,9 @@ def body_image(
         The diameter is not positive or under four voxels; the volume holds a value that is not
         finite, or one value only.
     """
-    if not diameter_nm > 0 or diameter_nm < 4 * voxel_nm:
+    if not diameter_nm > 0 or diameter_nm < FEWEST_VOXELS * voxel_nm:
         raise ValueError(
-            f"diameter_nm: expected at least four voxels of {voxel_nm} nm, found {diameter_nm}; "
+            f"diameter_nm: expected at least {FEWEST_VOXELS} voxels of {voxel_nm} nm, found {diameter_nm}; "
             "correct quantum_dot.diameter_nm or the voxel size in the sample file"
         )
     step = max(STEP_DIAMETERS * diameter_nm, voxel_nm)

@@ -372,6 +372,22 @@ def _into(out: np.ndarray | None, slices: np.ndarray) -> np.ndarray:
     return out
 
 
+def check_method(method: str, engine: str) -> None:
+    """Refuse a method or an engine that is not known, and one without the other.
+
+    Raises
+    ------
+    ValueError
+        Names what is known.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
+    if engine == "tomopy" and method == "cgls":
+        raise ValueError("TomoPy has no CGLS; use engine='nufft' or 'astra', or method='sirt'")
+
+
 def _library(name: str, mend: str) -> ModuleType:
     try:
         return importlib.import_module(name)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mesotomo_utils import backend, distribute
-from mesotomo_utils.tomography.engines import ENGINES, METHODS
+from mesotomo_utils.tomography.engines import ENGINES, check_method
 from mesotomo_utils.tomography.projector import BATCH_BYTES
 from mesotomo_utils.tomography.stopping import enough_iterations
 from mesotomo_utils.tomography.tilt_series import TiltSeries, plain_metadata
@@ -27,7 +27,6 @@ _FIXED_BYTES = 80e6
 """What the libraries take for themselves once they are at work, bytes."""
 _SHALLOW = 16
 """Slabs that go to disk are not cut thinner than this but for want of memory: cubes are read from its chunks."""
-_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def reconstruct(
@@ -105,12 +104,7 @@ def reconstruct(
     ``slab`` of the caller's that begins at an odd slice pairs slices otherwise in the transforms,
     which shows at their tolerance, 1e-4 of the largest value.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
-    if engine == "tomopy" and method == "cgls":
-        raise ValueError("TomoPy has no CGLS; use engine='nufft' or 'astra', or method='sirt'")
+    check_method(method, engine)
     if iterations is not None and method != "fbp" and iterations < 1:
         raise ValueError(f"iterations must be 1 or more, not {iterations}")
     n_tilts, n_z, n_u = series.images.shape
@@ -292,10 +286,11 @@ def parse_memory(memory: str | float) -> float:
     1500000000.0
     """
     if isinstance(memory, str):
-        match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)i?B?\s*", memory, re.IGNORECASE)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?\s*", memory, re.IGNORECASE)
         if match is None:
             raise ValueError(f"memory must be bytes or a size such as '4GB', not {memory!r}")
-        memory = float(match[1]) * _UNITS[match[2].upper()]
+        number, unit, binary = match.groups()
+        memory = float(number) * (1024 if binary else 1000) ** (" KMGT".index((unit or " ").upper()))
     if not memory > 0:
         raise ValueError(f"memory must be positive, not {memory}")
     return float(memory)

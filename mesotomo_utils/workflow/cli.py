@@ -6,7 +6,6 @@ Exit codes: 0 done (skips included), 1 a step or a check failed, 2 bad input, 13
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import time
@@ -47,10 +46,13 @@ def _fail(message: object, code: int) -> typer.Exit:
 
 
 def _memory_gb(text: str) -> float:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|MB|G|M)?\s*", text, flags=re.IGNORECASE)
-    if not match or float(match[1]) == 0:
-        raise _fail(f"--memory {text}: expected a size such as 8GB", EXIT_BAD_INPUT)
-    return float(match[1]) / (1000 if (match[2] or "G").upper().startswith("M") else 1)
+    """Gigabytes; a number by itself is of gigabytes too."""
+    from mesotomo_utils.tomography.reconstruction import parse_memory
+
+    try:
+        return parse_memory(text if text.strip()[-1:].isalpha() else f"{text}GB") / 1e9
+    except ValueError:
+        raise _fail(f"--memory {text}: expected a size such as 8GB", EXIT_BAD_INPUT) from None
 
 
 @app.command("run", cls=_PairsCommand)
@@ -86,7 +88,7 @@ def run_command(
 ) -> None:
     """Run a sample through the notebooks; what is current is not run again."""
     from mesotomo_utils.workflow import pipeline
-    from mesotomo_utils.workflow.inputs import check_inputs
+    from mesotomo_utils.workflow.inputs import check_inputs, check_settings
     from mesotomo_utils.workflow.sample import SampleError, find_sample, load_sample
 
     options: dict[str, Any] = {}
@@ -102,6 +104,9 @@ def run_command(
         loaded = load_sample(find_sample(sample))
         run = pipeline.prepare(loaded, out, first=first, last=last, parameters=pairs, device=device, options=options)
         run.pixel_nm = check_inputs(loaded)
+        if "01_reconstruction" in run.chosen and loaded.enters_as == "tilt_series":
+            settings = run.defaults["01_reconstruction"] | run.given["01_reconstruction"]
+            check_settings(settings, device=run.device[1], dask=dask)
         say = _Progress(f"sample {loaded.name} into {out}")
         pipeline.execute(run, force=force, say=say)
     except (SampleError, pipeline.BadInput) as error:

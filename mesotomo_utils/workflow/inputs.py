@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from mesotomo_utils.workflow.sample import Sample, SampleError
@@ -28,22 +31,52 @@ def check_inputs(sample: Sample) -> float | None:
         is no number, indices that are no lattice's, a neck of no dot, a parameter that the twin does not know.
     """
     source = sample.source
+    checks = {"twin": _check_twin, "tilt_series": _check_tilt_series, "tomogram": _check_tomogram}
     try:
-        if source == "twin":
-            _check_twin(sample)
-            return None
-        if source == "tilt_series":
-            return _check_tilt_series(sample)
-        if source == "tomogram":
-            return _check_tomogram(sample)
-        _check_table(sample)
-        return None
+        pixel_nm = checks.get(source, _check_table)(sample)
     except SampleError:
         raise
     except (ValueError, OSError, KeyError, TypeError) as error:
         text = " ".join(str(error).split()).removeprefix(f"{source}: ")
         angles = sample.tilt_angles is not None and text.startswith((sample.tilt_angles.name, str(sample.tilt_angles)))
         raise SampleError(f"{sample.path}: {'tilt_angles' if angles else source}: {text}") from None
+    _check_dots(sample, pixel_nm)
+    return pixel_nm
+
+
+def check_settings(settings: Mapping[str, Any], *, device: str, dask: str | None = None) -> None:
+    """Whether the method and the engine that 01 is asked for are there.
+
+    Raises
+    ------
+    SampleError
+        One is unknown, the two do not go together, or the engine is not installed (that a cluster is left to say).
+    """
+    from mesotomo_utils.tomography.engines import ENGINES, check_method
+
+    try:
+        check_method(settings["method"], settings["engine"])
+        if dask is None:
+            ENGINES[settings["engine"]]([0.0], 8, device)
+    except (ValueError, RuntimeError) as error:
+        raise SampleError(f"01_reconstruction: {error}") from None
+
+
+def _check_dots(sample: Sample, pixel_nm: float | None) -> None:
+    """What is said of the dots, as far as steps after the first would stumble over it."""
+    from mesotomo_utils.mapping.template import FEWEST_VOXELS
+    from mesotomo_utils.tomography.lattice_lines import elements
+
+    if sample.material is not None:
+        try:
+            elements(sample.material.name)
+        except ValueError as error:
+            raise SampleError(f"{sample.path}: material.name: {error}") from None
+    if sample.quantum_dot is not None and sample.quantum_dot.diameter_nm < FEWEST_VOXELS * (pixel_nm or 0):
+        raise SampleError(
+            f"{sample.path}: quantum_dot.diameter_nm: expected {FEWEST_VOXELS} pixels of {pixel_nm:g} nm or more, "
+            f"found {sample.quantum_dot.diameter_nm:g}; mend it, or the pixel size"
+        )
 
 
 def _check_twin(sample: Sample) -> None:
