@@ -424,6 +424,16 @@ def test_the_noise_model_learns_scale_and_slope():
     assert np.isnan(orientation_errors.noise_model_deg(turns[:4], snr[:4])).all()
 
 
+def test_the_noise_model_is_true_for_one_component_and_for_lengths_too():
+    turns, snr = np.random.default_rng(0).normal(size=(20000, 3)), np.full(20000, 30.0)
+    for given, sigma, options in (
+        (turns, np.sqrt(3) / 2, {}),
+        (turns[:, :1], 0.5, {}),
+        (np.linalg.norm(turns, axis=1)[:, None], np.sqrt(3) / 2, {"components": 3}),
+    ):
+        assert orientation_errors.noise_model_deg(given, snr, **options)[0] == pytest.approx(sigma, rel=0.012)
+
+
 # ------------------------------------------------------------------ orix, projection, messages
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import chi2
 
 from mesotomo_utils import lattice
 from mesotomo_utils.mapping.lattice_model import LatticeModel
@@ -64,15 +65,17 @@ def half_set_turns(even: np.ndarray, odd: np.ndarray) -> tuple[np.ndarray, np.nd
     return turns - common, common
 
 
-def noise_model_deg(turns_deg: np.ndarray, lattice_snr: np.ndarray) -> np.ndarray:
+def noise_model_deg(turns_deg: np.ndarray, lattice_snr: np.ndarray, *, components: int | None = None) -> np.ndarray:
     """Error of every dot's orientation, from all dots' half-set turns together.
 
     Parameters
     ----------
     turns_deg
-        (N, 3) turns between half sets, degrees (:func:`half_set_turns`); NaN where missing.
+        (N, 3) turns between half sets, degrees (:func:`half_set_turns`); NaN where missing. Or (N, 1) of another law.
     lattice_snr
         (N,) lattice SNR from all tilts; NaN gives NaN.
+    components
+        Of the turns, if not as many as there are columns: 3 for their lengths.
 
     Returns
     -------
@@ -87,6 +90,7 @@ def noise_model_deg(turns_deg: np.ndarray, lattice_snr: np.ndarray) -> np.ndarra
     point of their law count as if they lay at it.
     """
     square = np.sum(np.asarray(turns_deg, float) ** 2, axis=1) / 4
+    free = components or np.shape(turns_deg)[1]
     snr = np.asarray(lattice_snr, float)
     if square.shape != snr.shape:
         raise ValueError(f"{len(square)} turns and {len(snr)} lattice SNRs must be equally many")
@@ -100,9 +104,10 @@ def noise_model_deg(turns_deg: np.ndarray, lattice_snr: np.ndarray) -> np.ndarra
     design = np.stack([np.ones(len(snr)), logarithm - middle if slope else 0 * logarithm], axis=1)
     used = design[good][:, : 1 + slope]
     beta = np.zeros(used.shape[1])
-    beta[0] = np.log(np.median(square[good]) / 0.789)  # median of chi^2 with 3 degrees, over 3
+    beta[0] = np.log(np.median(square[good]) / (chi2.median(free) / free))
+    most = chi2.ppf(0.999, free) / free
     for _ in range(50):
-        ratio = np.minimum(square[good] / np.exp(used @ beta), 16.27 / 3)
+        ratio = np.minimum(square[good] / np.exp(used @ beta), most)
         change = np.linalg.lstsq(used, ratio - 1, rcond=None)[0]
         beta += change
         if np.abs(change).max() < 1e-9:
@@ -226,7 +231,7 @@ def dot_sigmas(
     if np.isnan(replica_turn_deg).all():
         return HALF_SET_SHARE * half_set
     differ = np.sqrt(np.maximum(half_set**2 - noise_deg**2, 0))
-    turned = noise_model_deg(2 * replica_turn_deg[:, None], lattice_snr)
+    turned = noise_model_deg(2 * replica_turn_deg[:, None], lattice_snr, components=3)
     left = wedge * LEFT_SCALE * part_left(turns_deg, taken_deg, noise_deg) ** LEFT_POWER
     return np.hypot(noise_deg, left * np.sqrt(differ * turned))
 
