@@ -104,7 +104,7 @@ calibrate: setup  ## the twins that the constants in the package were chosen on 
 	$(BIN)/python benchmarks/neck_pull.py q1 q2 q3 q10 q11 q12 q14 q16
 	$(BIN)/python benchmarks/limited_tilts.py runs/limited_tilts
 	$(BIN)/python benchmarks/calibrate_errors.py runs/*/ runs/limited_tilts/r_*
-	$(BIN)/python benchmarks/other_twin.py q1 q2 q3 q4 q5 q6 --out runs/other  # of a simulator of another hand: judged by
+	$(BIN)/python benchmarks/other_twin.py q12 q17 q18 q20 q22 q23 --out runs/other  # of another hand: judged by
 	$(BIN)/python benchmarks/alignment_twins.py small paper
 	$(BIN)/python benchmarks/lines_and_tilts.py  # chooses nothing: why {220} stands above the simulation
 

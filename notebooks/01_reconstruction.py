@@ -26,7 +26,7 @@
 # correlation, Crowther's limit.
 #
 # **You need** the sample file; notebook 00 puts it into the run folder. **It takes** about a minute
-# on two cores for 180 images of 680 × 448 pixels; the half sets, aligned and reconstructed anew, take most. `memory_gb`
+# on two cores for 144 images of 680 × 448 pixels; the half sets, aligned and reconstructed anew, take most. `memory_gb`
 # limits the slabs, with `dask` those of each worker. It does not count the libraries, 0.25 GB; the images, which
 # lie in memory twice and, while they are aligned, five times over; windows, up to 1 GB at the paper's size; and a tomogram
 # that is brought along, which is read whole once.
@@ -331,7 +331,7 @@ if no_lattice is None:
 # Heights are not those of a crystal alone. Tilts $\Delta\theta$ apart repeat the fringes of every dot $1/(q\,\Delta\theta)$
 # away (notebook 03), so that about $D\,q\,\Delta\theta$ of them stand in a needle of diameter $D$: where that is more than
 # one, power grows with $q$, and against {200} the {220} stands up to √2 higher and the {111} lower by 0.87. And the simulation
-# has the point spread of `point_spread_nm`, which damps {220} to 0.43 of {200}; a microscope has its own. On the twin
+# has the point spread of `point_spread_nm`, which with thermal motion damps {220} to 0.43 of {200}; a microscope has its own. On the twin
 # `tiny` without noise {220} has 0.65 of the power of {200} with its tilts of 1.8°, and 0.47 with tilts of 0.45°, whose
 # replicas fall outside; simulated with the twin's probe it is 0.50 (`benchmarks/lines_and_tilts.py`).
 

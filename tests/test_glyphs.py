@@ -236,7 +236,7 @@ def test_side_view_looks_along_the_sheet(scene):
 def test_style_keeps_text_and_colours_apart():
     figures.use_style()
     assert mpl.rcParams["svg.fonttype"] == "none"
-    assert len(set(figures.LAYER_COLOURS(9))) == 9
+    assert len(set(figures.layer_colours(9))) == 9
     with pytest.raises(ValueError, match="number of layers"):
         figures.layer_colours(0)
 

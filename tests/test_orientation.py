@@ -22,6 +22,7 @@ from mesotomo_utils.mapping.orientation import QUATERNION
 from mesotomo_utils.mapping.replicas import Replicas
 from mesotomo_utils.tomography.cutting import cut_cube
 from mesotomo_utils.tomography.projector import Projector
+from mesotomo_utils.visualization import export
 
 A_NM, VOXEL_NM, WINDOW_NM = 0.612, 0.09, 5.5
 SETTINGS = {"lattice_nm": A_NM, "window_nm": WINDOW_NM, "workers": 1}
@@ -439,11 +440,11 @@ def test_the_noise_model_is_true_for_one_component_and_for_lengths_too():
 
 def test_export_to_orix_keeps_the_directions(oriented: pd.DataFrame):
     table = pd.concat([oriented, oriented * np.nan], ignore_index=True)
-    centres = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    xmap = orientation.to_crystal_map(centres, table, name="PbSe", lattice_nm=A_NM)
+    table[["x_nm", "y_nm", "z_nm"]] = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    xmap = export.crystal_map(table, lattice_nm=A_NM)
     assert xmap.phases[0].point_group.name == "m-3m"
-    assert list(xmap.is_indexed) == [True, False]
-    assert xmap.prop["z"] == pytest.approx(centres[:, 2])
+    assert xmap.size == 1
+    assert xmap.prop["z_nm"] == pytest.approx([3.0])
     c_axis = Vector3d(matrices(oriented)[0][:, 2])
     stored = Rotation(xmap.rotations.data[0])
     assert (stored * c_axis).data[0] == pytest.approx([0, 0, 1], abs=1e-6)

@@ -240,11 +240,12 @@ def vagueness_beside_necks(
     return _inverted(measure, image, xyz_nm, template, necks, of, dask=dask)
 
 
-def rough_centres(image: BodyImage, xyz_nm, template: Template, *, dask: str | None = None) -> np.ndarray:
+def rough_centres(image: BodyImage, xyz_nm, *, dask: str | None = None) -> np.ndarray:
     """Best of seven coarse fits of each centre of inversion, started around its pick.
 
     A pick can lie up to a nanometre off where necks are thick on one side, too far for
-    :func:`refine_centres`, which is as sharp as the facets are. Parameters and return as there.
+    :func:`refine_centres`, which is as sharp as the facets are. Parameters and return as there, the mean dot is that of
+    the picks.
     """
     start = np.asarray(xyz_nm, float).reshape(-1, 3)
     diameter = image.diameter_nm

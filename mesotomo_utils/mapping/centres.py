@@ -166,7 +166,7 @@ def find_centres(
     else:
         xyz, score = peaks(correlate(image, template), image, lowest=0.2)
     good = likely_dots(score)
-    xyz, score = rough_centres(image, xyz[good], template, dask=dask), score[good]
+    xyz, score = rough_centres(image, xyz[good], dask=dask), score[good]
     xyz = refine_centres(image, xyz, template, dask=dask)
     missing = missing_core(image, xyz, template, dask=dask)
     keep = apart(xyz, missing, SAME_DOT_DIAMETERS * image.diameter_nm) & (missing < MISSING_MOST)

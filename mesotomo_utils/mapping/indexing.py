@@ -114,7 +114,7 @@ def local_basis(xyz_nm, at_nm, spacing: float) -> np.ndarray | None:
     -----
     All differences of the dots within 2.3 spacings are gathered up to sign; maxima of their
     density, smoothed by a sixth of a spacing, are candidate vectors. A candidate that joins fewer than
-    half as many pairs as the best is no lattice vector (double picks, other grains).
+    0.35 times as many pairs as the best is no lattice vector (double picks, other grains).
     """
     near = xyz_nm[np.linalg.norm(xyz_nm - at_nm, axis=1) < 2.3 * spacing]
     if len(near) < 5:

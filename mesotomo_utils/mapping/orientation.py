@@ -7,7 +7,7 @@ the dots and says which dots show a lattice at all. Errors are in :mod:`orientat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,6 @@ from mesotomo_utils.mapping.orientation_search import (
 )
 from mesotomo_utils.mapping.strain import CELL, cell_parameters
 from mesotomo_utils.tomography.cutting import cut_cubes, keeping_chunks
-
-if TYPE_CHECKING:
-    from orix.crystal_map import CrystalMap
 
 # A continuous search finds somewhat more than one independent trial a Fourier voxel: on white noise (150 cubes a
 # window, windows of 4 to 7 nm) the 99 % point agrees with three. Noise after filtered back-projection lies on the lines
@@ -321,42 +318,3 @@ def axis_deviations_deg(R: np.ndarray) -> dict[str, np.ndarray]:
         tilt = np.stack([np.arctan2(first, along), np.arctan2(second, along)], axis=1)
         deviations[name] = np.rad2deg(tilt)
     return deviations
-
-
-def to_crystal_map(centres_nm: np.ndarray, table: pd.DataFrame, *, name: str, lattice_nm: float) -> CrystalMap:
-    """Export to an orix ``CrystalMap``: points at the dots, orientations lab to crystal.
-
-    Parameters
-    ----------
-    centres_nm
-        (N, 3) centres x, y, z, nm.
-    table
-        Of :func:`orient_dots`; dots without orientation become "not_indexed".
-    name, lattice_nm
-        Material and its cubic lattice parameter.
-
-    Notes
-    -----
-    orix orientations turn lab vectors into crystal vectors, the inverse of the quaternions of this
-    package, so they are inverted here. orix keeps x and y as coordinates of a map; z is a property.
-    """
-    from diffpy.structure import Lattice, Structure
-    from orix.crystal_map import CrystalMap, Phase, PhaseList
-    from orix.quaternion import Rotation
-
-    indexed = table["qw"].notna().to_numpy()
-    quaternions = table[QUATERNION].to_numpy(float)
-    quaternions = np.where(indexed[:, None], quaternions, [1.0, 0.0, 0.0, 0.0])
-    edge = 10 * lattice_nm  # diffpy.structure counts in ångström
-    structure = Structure(lattice=Lattice(edge, edge, edge, 90, 90, 90))
-    phase = Phase(name=name, space_group=225, structure=structure)
-    centres = np.asarray(centres_nm, float)
-    return CrystalMap(
-        rotations=~Rotation(quaternions),
-        phase_id=np.where(indexed, 0, -1),
-        x=centres[:, 0],
-        y=centres[:, 1],
-        phase_list=PhaseList(phases=[phase]),
-        prop={"z": centres[:, 2], "lattice_snr": table["lattice_snr"].to_numpy()},
-        scan_unit="nm",
-    )

@@ -262,7 +262,7 @@ class Orientations:
     R
         (D, 3, 3) rotations, lab = R crystal.
     snr
-        (D,) mean power at the 13 reflections over the noise around them.
+        (D,) mean power at the reflections over the noise around them.
     scale
         (D,) length of the reciprocal lattice over the nominal one.
     reciprocal
@@ -317,7 +317,7 @@ def climb(
     """
     basis = _LINEAR if linear else _SIMILARITY
     matrix = np.array(start, float)
-    # A tenth of the half width of a spot at the outermost reflection; radians and relative scale.
+    # A third of the half width of a spot at the outermost reflection; radians and relative scale.
     radius = np.full(len(matrix), 0.25 / window_nm / np.linalg.norm(crystal, axis=1).max())
     smallest = 1e-6
 

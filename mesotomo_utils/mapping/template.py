@@ -383,7 +383,7 @@ def learn_template(image: BodyImage, *, rounds: int = 3) -> tuple[Template, np.n
 
 
 def likely_dots(score: np.ndarray) -> np.ndarray:
-    """Which picks are dots, by the score of the better half of all that could be."""
+    """Which picks are dots, by the median score of all that have half of the best one or more."""
     if score.size == 0:
         return np.zeros(0, bool)
     likely = score[score > 0.5 * score.max()]
@@ -400,7 +400,7 @@ def mean_dot(image: BodyImage, xyz_nm: np.ndarray) -> Template:
     radius = np.linalg.norm(offsets_nm(image.half_box, image.step_nm), axis=-1)
     centre = mean[tuple(slice(n // 2 - 2, n // 2 + 3) for n in mean.shape)].mean()
     filled = (mean > centre / 2) & (radius < BOX_DIAMETERS * image.diameter_nm)
-    # What a ball of a third of a dot's edge in radius cannot enter is a neck or a neighbour. Where the diameter is far
+    # What a ball of a third of the diameter in radius cannot enter is a neck or a neighbour. Where the diameter is far
     # too large no such ball fits into the dot: then nearly the largest that does.
     depth = ndimage.distance_transform_edt(filled) * image.step_nm
     middle = tuple(n // 2 for n in mean.shape)

@@ -107,7 +107,7 @@ def profile_shifts(
     Returns
     -------
     shift
-        (T,) observed minus ideal position, pixels, with mean zero.
+        (T,) observed minus ideal position, pixels, with mean zero over the images that are like most.
     likeness
         (T,) correlation of the profile with the mean one, 1 = equal.
 

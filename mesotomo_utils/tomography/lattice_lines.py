@@ -73,7 +73,7 @@ def rocksalt_lines(
     cation_only
         Leave the anions out.
     rms_displacement_nm
-        Thermal displacement of an atom along one direction, nm; 0.014 is B = 1.6 Å², usual for lead salts at
+        Thermal displacement of an atom along one direction, nm; 0.014 is B = 1.55 Å², usual for lead salts at
         room temperature.
     probe_fwhm_nm
         Full width at half maximum of the point spread, nm.

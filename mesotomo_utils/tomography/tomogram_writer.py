@@ -62,7 +62,7 @@ class TomogramWriter:
     Raises
     ------
     TomogramError
-        On entering: shape or voxel are not positive, the depth is no power of 2. On leaving: slices were not
+        At once: shape or voxel are not positive, the depth is no power of 2. On leaving: slices were not
         written.
 
     Examples

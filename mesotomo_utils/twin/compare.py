@@ -154,7 +154,7 @@ def compare_tables(truth_dir: Path, tables: dict[str, Any]) -> tuple[dict[str, A
         summary["phase_slope_nm_per_voxel"] = error_slopes.phase_slopes(table, dots, motion, **grid)
     comparison: dict[str, Any] = {"dots": summary}
     if tables.get("necks") is not None:
-        comparison["necks"] = errors.compare_necks(tables["necks"], necks, qds, dots, table)
+        comparison["necks"] = errors.compare_necks(tables["necks"], necks, dots, table)
     if tables.get("superlattice") is not None:
         comparison["cell"] = errors.compare_cell(tables["superlattice"], dots)
     if tables.get("alignment") is not None and (truth_dir / "alignment.csv").exists():

@@ -200,7 +200,6 @@ def _compare_orientations(
 def compare_necks(
     measured: pd.DataFrame,
     truth: pd.DataFrame,
-    qds: pd.DataFrame,
     dots: pd.DataFrame,
     table: pd.DataFrame,
 ) -> dict[str, Any]:
@@ -211,8 +210,8 @@ def compare_necks(
     measured, truth
         ``necks.csv`` of the run and of the truth: ``qd_1, qd_2, axis, diameter_nm`` (0: no neck); of the
         run also ``sigma_nm``.
-    qds, dots
-        Measured and true dots, whose flags say which pairs are whole.
+    dots
+        True dots, whose ``fraction_inside`` says which pairs are whole.
     table
         The matched table of :func:`compare_dots`.
     """

@@ -5,16 +5,22 @@ ParaView (``.vtp``), OVITO (extended XYZ with shape and quaternion), orix (``Cry
 are scalar first and turn crystal vectors into lab vectors; each writer says what its format wants.
 """
 
+from __future__ import annotations
+
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
 from mesotomo_utils.visualization import glyphs
+
+if TYPE_CHECKING:
+    from orix.crystal_map import CrystalMap
 
 POSITION = ("x_nm", "y_nm", "z_nm")
 QUATERNION = ("qw", "qx", "qy", "qz")
@@ -142,18 +148,13 @@ def read_extended_xyz(path: str | Path) -> pd.DataFrame:
     return table.rename(columns=renamed | {f"pos_{k}": POSITION[k] for k in range(3)})
 
 
-def write_crystal_map(path: str | Path, dots: pd.DataFrame, *, lattice_nm: float, name: str = "PbSe") -> Path:
-    """Write orientations as an orix ``CrystalMap`` (HDF5); dots without one are left out.
-
-    orix turns lab vectors into crystal vectors, the inverse of our tables; a ``CrystalMap`` has two
-    coordinates, so z goes with the properties, as do ``qd`` and ``layer``.
+def crystal_map(dots: pd.DataFrame, *, lattice_nm: float, name: str = "PbSe") -> CrystalMap:
+    """Orientations as an orix ``CrystalMap``; dots without one are left out.
 
     Parameters
     ----------
-    path
-        Ends in ``.h5``.
     dots
-        ``x_nm, y_nm, z_nm, qw, qx, qy, qz`` and, where known, ``qd, layer, misorientation_deg``.
+        ``x_nm, y_nm, z_nm, qw, qx, qy, qz`` and, where known, ``qd, layer, misorientation_deg, lattice_snr``.
     lattice_nm
         Cubic lattice parameter of the material, nm.
     name
@@ -163,12 +164,16 @@ def write_crystal_map(path: str | Path, dots: pd.DataFrame, *, lattice_nm: float
     ------
     ValueError
         A column is missing, or no dot has an orientation.
+
+    Notes
+    -----
+    orix turns lab vectors into crystal vectors, the inverse of our tables; a ``CrystalMap`` has two coordinates, so z
+    goes with the properties, as do the other columns.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm misses ipywidgets
         from diffpy.structure import Lattice, Structure
         from orix.crystal_map import CrystalMap, Phase, PhaseList
-        from orix.io import save
         from orix.quaternion import Rotation
 
     _require(dots, (*POSITION, *QUATERNION))
@@ -177,8 +182,8 @@ def write_crystal_map(path: str | Path, dots: pd.DataFrame, *, lattice_nm: float
         raise ValueError("no dot has an orientation: there is no CrystalMap to write")
     edge = 10 * lattice_nm  # diffpy and orix use ångström
     phase = Phase(name=name, space_group=225, structure=Structure(lattice=Lattice(edge, edge, edge, 90, 90, 90)))
-    extra = [c for c in ("z_nm", "qd", "layer", "misorientation_deg") if c in known]
-    crystal_map = CrystalMap(
+    extra = [c for c in ("z_nm", "qd", "layer", "misorientation_deg", "lattice_snr") if c in known]
+    return CrystalMap(
         rotations=~Rotation(known[list(QUATERNION)].to_numpy(float)),
         phase_id=np.zeros(len(known), dtype=int),
         x=known["x_nm"].to_numpy(float),
@@ -187,7 +192,14 @@ def write_crystal_map(path: str | Path, dots: pd.DataFrame, *, lattice_nm: float
         prop={column: known[column].to_numpy(float) for column in extra},
         scan_unit="nm",
     )
-    return _whole(path, lambda file: save(str(file), crystal_map, overwrite=True))
+
+
+def write_crystal_map(path: str | Path, dots: pd.DataFrame, *, lattice_nm: float, name: str = "PbSe") -> Path:
+    """Write the :func:`crystal_map` of the dots as HDF5; ``path`` ends in ``.h5``."""
+    found = crystal_map(dots, lattice_nm=lattice_nm, name=name)
+    from orix.io import save
+
+    return _whole(path, lambda file: save(str(file), found, overwrite=True))
 
 
 def _require(table: pd.DataFrame, columns: tuple[str, ...]) -> None:

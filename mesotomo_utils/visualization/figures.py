@@ -54,7 +54,6 @@ ANGLE_MAP = "viridis"
 NECK_MAP = "flare"
 """Neck diameter, from thin (light orange) to thick (dark purple); seaborn's map for lines on white."""
 
-DIVERGING_MAP = "PuOr_r"
 """Signed quantities about zero; give it limits that are symmetric."""
 
 
@@ -147,9 +146,6 @@ def layer_colours(n: int) -> list[str]:
     if n < 1:
         raise ValueError(f"the number of layers must be 1 or more, not {n}")
     return [mpl.colors.to_hex(c) for c in mpl.colormaps["viridis"](np.linspace(0.0, 0.9, n))]
-
-
-LAYER_COLOURS = layer_colours
 
 
 def layer_names(n: int) -> list[str]:

@@ -21,7 +21,6 @@ MOST_DOTS = 10_000
 """Dots of a page at most: with their necks two million triangles, which a laptop still turns."""
 STILL_PIXELS = 900
 FLOATS = ("centres_nm", "orientations", "dot_layer", "neck_ends_nm", "neck_diameters_nm", "neck_layers")
-COLOURS = ("dot_rgb", "neck_rgb")
 
 
 @dataclass(frozen=True)
