@@ -81,6 +81,12 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.4, "given": 4.5, "edges_nm": (3.9, 4.9), "pixel_nm": 0.06, "tilts": 170},
     "q24": {"seed": 7124, "dots": 590, "cell": (6.30, 5.70, 6.05, 100, 97, 91), "base": "Si", "cap": "Pt"}
     | {"gap": 0.45, "given": 5.1},
+    "q25": {"seed": 7125, "dots": 600, "cell": (6.45, 6.00, 5.95, 92, 101, 99), "base": "C", "cap": "Pt"}
+    | {"gap": 0.4, "given": 5.2, "edges_nm": (4.6, 5.6), "electrons": 300.0},
+    "q26": {"seed": 7126, "dots": 610, "cell": (5.75, 5.65, 5.90, 95, 88, 103), "base": "Si", "cap": "C"}
+    | {"gap": 0.4, "given": 4.7, "edges_nm": (4.0, 5.0), "electrons": 250.0},
+    "q27": {"seed": 7127, "dots": 570, "cell": (6.20, 6.60, 6.05, 104, 90, 96), "base": "C", "cap": "C", "even": True}
+    | {"gap": 0.45, "given": 5.4, "anion": "Te", "lattice_nm": 0.646, "electrons": 150.0},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
 USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}

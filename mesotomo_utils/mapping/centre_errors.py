@@ -40,7 +40,7 @@ VAGUENESS_POWER = 1.2
 #: And what they have of being lopsided with this one: the fewer facets are seen, the fewer lopsided ones even out.
 LOPSIDED_POWER = 0.85
 #: So much more they have at the largest scale of the last fit: the flanks taken off are not quite what was assumed.
-FLANK_ERROR = 0.12
+FLANK_ERROR = 0.2
 #: Error that both halves share, along x, y, z, in dot diameters: of a centre of inversion, where the facets are blurred
 #: over SHARP_DIAMETERS; it grows with this power of their width, since a blurred neck or neighbour reaches farther.
 SHARED_DIAMETERS = (0.00042, 0.00042, 0.0003)
