@@ -258,14 +258,15 @@ if has_series:
 # notebooks take their errors from them.
 
 # %%
-halves, alignments = {}, {"tomogram": measured} if has_series else {}
+halves, alignments = {}, {}
 if has_series:
+    alignments["tomogram"] = measured, making["attributes"]
     for which in ("even", "odd"):
         own = alignment.align_half(series, which, measured, device=where)
         moved = remove_background(alignment.apply_alignment(series, own))
-        notes = making | {"attributes": {"sample": description.name, "half": which}}
-        halves[which] = open_tomogram(reconstruct(moved, out=f"{run_dir}/half_{which}.ome.zarr", **notes))
-        alignments[f"half_{which}"] = own
+        notes = making["attributes"] | {"half": which}
+        made = reconstruct(moved, out=f"{run_dir}/half_{which}.ome.zarr", **making | {"attributes": notes})
+        halves[which], alignments[f"half_{which}"] = open_tomogram(made), (own, notes)
     del moved
 
 # %% [markdown]
@@ -366,7 +367,8 @@ if no_lattice is None:
 # check of the pixel and is never corrected here. Errors of the angles turn spots about the axis without changing their
 # length, and do not show. Drawn is by how much lattice planes seem further apart than they are, by the direction of
 # their normals. With `correct_distortion` each image is moved to where the undistorted object would have put it, and the
-# tomogram and its halves are made anew; the figures above keep the distortion, all below are without.
+# tomogram and its halves are made anew; the figures and the lattice lines above keep the distortion, all below is
+# without.
 
 # %%
 shared, not_told = distortion.UNKNOWN, no_lattice or "no line stands 5 standard errors above the background"
@@ -384,11 +386,11 @@ if no_lattice is None and lines["visible"].any():
 told = shared.table()
 if correct_distortion and has_series and shared.n_spots:
     matrix, volume = shared.matrix(), None  # its file is made anew
-    making["attributes"] = making["attributes"] | {"distortion_corrected": matrix.tolist()}
-    for name, poses in alignments.items():
+    for name, (poses, notes) in alignments.items():
         moved = remove_background(alignment.apply_alignment(series, poses))
         mended = distortion_correction.correct_distortion(moved, matrix)
-        reconstruct(mended, out=f"{run_dir}/{name}.ome.zarr", **making)
+        made = making | {"attributes": notes | {"distortion_corrected": matrix.tolist()}}
+        reconstruct(mended, out=f"{run_dir}/{name}.ome.zarr", **made)
     tomogram, *both = [open_tomogram(f"{run_dir}/{name}.ome.zarr") for name in alignments]
     volume, halves = mapping_chunks(tomogram.data), dict(zip(halves, both, strict=True))
     told["corrected"] = distortion.measure_distortion(volume, voxel_nm, material.lattice_nm, **options)[0].table()["value"]
