@@ -269,7 +269,7 @@ if removable:
 # out. A scale of tilts that is wrong throughout shows in neither.
 
 # %%
-to_remove = None  # room for those of the halves
+to_remove, half_angles_deg = None, None  # room for the replicas of the halves
 halves = ("half_even.ome.zarr", "half_odd.ome.zarr")
 errors, common_deg = pd.DataFrame({"sigma_deg": np.full(len(table), np.nan)}), np.full(3, np.nan)
 if visible and all(results.exists(run_dir, name) for name in halves):
@@ -384,7 +384,7 @@ orientations = pd.concat([centres[["qd"]], table[orientation.QUATERNION], errors
 orientations["lattice_snr"] = table["lattice_snr"]
 results.write_table(run_dir, "orientations.csv", orientations)
 summary = orientation_errors.summary(table, errors, common_deg)
-wedge = orientation_errors.wedge_factor(np.concatenate(half_angles_deg)) if removable else 1.0
+wedge = orientation_errors.wedge_factor(np.concatenate(half_angles_deg)) if half_angles_deg else 1.0
 options = {"wedge": wedge, "n_resamples": n_resamples, "rng": np.random.default_rng([seed, 1])}
 typical = orientation_sigma.typical_error(errors, table, xyz, V, **options)
 pd.Series(typical.as_result(), name="orientation_sigma_deg", dtype=object).to_frame()

@@ -229,10 +229,14 @@ def test_a_run_starts_at_a_tomogram(tiny, tmp_path):
         "material: {name: PbSe, lattice_nm: 0.612, structure: rocksalt}\n"
         "quantum_dot: {diameter_nm: 5.0}\n"
     )
-    run(sample, "--out", tmp_path / "run", "--to", "02")
-    one, other = (pd.read_csv(folder / "centres.csv") for folder in (tiny, tmp_path / "run"))
-    np.testing.assert_allclose(one[["x_nm", "y_nm", "z_nm"]], other[["x_nm", "y_nm", "z_nm"]], atol=1e-6)
-    assert other["sigma_x_nm"].isna().all()
+    run(sample, "--out", tmp_path / "run", "--to", "03")
+    for table, columns, sigma in (
+        ("centres", ["x_nm", "y_nm", "z_nm"], "sigma_x_nm"),
+        ("orientations", ["qw", "qx", "qy", "qz"], "sigma_deg"),
+    ):
+        one, other = (pd.read_csv(folder / f"{table}.csv") for folder in (tiny, tmp_path / "run"))
+        np.testing.assert_allclose(one[columns], other[columns], atol=1e-6)
+        assert other[sigma].isna().all()
 
 
 def test_a_run_starts_at_centres(tiny, tmp_path):
