@@ -73,22 +73,21 @@ def direction_angle_deg(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.minimum(angle, 180.0 - angle)
 
 
+CELL = ("a_nm", "b_nm", "c_nm", "alpha_deg", "beta_deg", "gamma_deg")
+"""Names of the parameters of a cell, in tables."""
+
+
 def cell_parameters(V: np.ndarray) -> dict[str, float]:
     """Lengths and angles of a cell matrix (3, 3) with columns A, B, C.
 
     Returns
     -------
-    dict with ``a_nm, b_nm, c_nm, alpha_deg, beta_deg, gamma_deg``.
+    dict of the six, named by :data:`CELL`.
     """
     A, B, C = _matrices(V, "V").T
-    return {
-        "a_nm": float(np.linalg.norm(A)),
-        "b_nm": float(np.linalg.norm(B)),
-        "c_nm": float(np.linalg.norm(C)),
-        "alpha_deg": float(angle_deg(B, C)),
-        "beta_deg": float(angle_deg(A, C)),
-        "gamma_deg": float(angle_deg(A, B)),
-    }
+    lengths = [float(np.linalg.norm(v)) for v in (A, B, C)]
+    angles = [float(angle_deg(*pair)) for pair in ((B, C), (A, C), (A, B))]
+    return dict(zip(CELL, [*lengths, *angles], strict=True))
 
 
 def film_normal(V: np.ndarray) -> np.ndarray:

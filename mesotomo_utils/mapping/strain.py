@@ -7,7 +7,7 @@ import pandas as pd
 
 from mesotomo_utils import lattice
 
-CELL = ("a_nm", "b_nm", "c_nm", "alpha_deg", "beta_deg", "gamma_deg")
+CELL = lattice.CELL
 SIGMA = ("sigma_a_nm", "sigma_b_nm", "sigma_c_nm", "sigma_alpha_deg", "sigma_beta_deg", "sigma_gamma_deg")
 STRAIN = ("strain_aa", "strain_bb", "strain_cc", "strain_bc", "strain_ac", "strain_ab")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from mesotomo_utils.lattice import angle_deg, axes_by_rule, cell_parameters, film_normal
+from mesotomo_utils.lattice import CELL, angle_deg, axes_by_rule, cell_parameters, film_normal
 from mesotomo_utils.mapping.cell_errors import cell_errors
 from mesotomo_utils.mapping.centres import on_rim
 from mesotomo_utils.mapping.indexing import (
@@ -24,7 +24,6 @@ from mesotomo_utils.mapping.indexing import (
 )
 
 AXES = ("A", "B", "C")
-CELL = ("a_nm", "b_nm", "c_nm", "alpha_deg", "beta_deg", "gamma_deg")
 FILM_BOTTOMS = ("low_z", "high_z")
 _XYZ = ["x_nm", "y_nm", "z_nm"]
 _IJK = ["i", "j", "k"]

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
+from mesotomo_utils.lattice import CELL
 from mesotomo_utils.twin.matching import RigidMotion, match_dots
 
 # A dot counts as whole when at least this fraction of it lies inside the needle.
 WHOLE = 0.9
 POSITION = ["x_nm", "y_nm", "z_nm"]
 QUATERNION = ["qw", "qx", "qy", "qz"]
-CELL = ["a_nm", "b_nm", "c_nm", "alpha_deg", "beta_deg", "gamma_deg"]
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
