@@ -13,10 +13,10 @@ from mesotomo_utils.tomography.tilt_series import (
     TiltSeries,
     TiltSeriesError,
     load_tilt_series,
-    plain_metadata,
     read_angles,
     save_tilt_series,
 )
+from mesotomo_utils.tomography.tilt_series_formats import plain_metadata
 
 NEEDLE = {"angles_path": "data/needle/HAADF.rawtlt", "pixel_nm": 3.36, "tilt_axis": "horizontal"}
 

@@ -17,7 +17,8 @@ from mesotomo_utils import backend, distribute
 from mesotomo_utils.tomography.engines import ENGINES, check_method
 from mesotomo_utils.tomography.projector import BATCH_BYTES
 from mesotomo_utils.tomography.stopping import enough_iterations
-from mesotomo_utils.tomography.tilt_series import TiltSeries, plain_metadata
+from mesotomo_utils.tomography.tilt_series import TiltSeries
+from mesotomo_utils.tomography.tilt_series_formats import plain_metadata
 from mesotomo_utils.tomography.tomogram_writer import CHUNK, TomogramWriter
 from mesotomo_utils.tomography.transforms import load_transforms
 

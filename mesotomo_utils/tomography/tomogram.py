@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import zarr
 
-from mesotomo_utils.tomography.tilt_series import NM_PER_UNIT
+from mesotomo_utils.tomography.tilt_series_formats import NM_PER_UNIT
 from mesotomo_utils.tomography.tomogram_writer import CHUNK, KEY, TomogramError, TomogramWriter, check_finite
 
 _READERS = {".mrc": "mrc", ".map": "mrc", ".rec": "mrc", ".tif": "tiff", ".tiff": "tiff", ".hspy": "hspy"}
