@@ -238,7 +238,9 @@ print(f"{whole.sum()} of {len(found)} dots count as {counted}")
 # A dot need not be its own mirror image: half a layer of atoms on one facet, a corner cut deeper than the one opposite.
 # Then its centre of mass is not quite where it is most symmetric, and both halves agree on the wrong place. How lopsided
 # the dots of this tomogram are shows when $\kappa$ is made small and large: how far their centres move then, in both halves
-# alike, is about how far they are off, and is added, more where less of a dot is seen.
+# alike, is about how far they are off. Deep cuts of small dots hardly move them; so it is not taken to be less than what
+# the unevenness of the facets comes to over the width that they are blurred by. It is added, more where less of a dot is
+# seen.
 #
 # Of a wedge of missing tilts the halves know nothing either, and with ±70° it is still the largest error by far. So the
 # bodies are projected at the tilts, reconstructed and filled once more; how far their centres move tells what the wedge

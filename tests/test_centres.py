@@ -257,6 +257,19 @@ def test_the_less_is_seen_of_a_lopsided_dot_the_farther_off_it_can_be(found, mon
     assert added.max() > 1.5 * added.min()
 
 
+def test_uneven_facets_are_told_where_centres_hardly_move_for_them(found, monkeypatch):
+    _, image, table, mean = found
+    monkeypatch.setattr(centre_errors, "_lopsided", lambda *a, **k: 0.001)
+    sigmas = []
+    for unevenness in (0.0, 0.1):
+        last = centre_fits.LastFit(0.3, 0.3, unevenness)
+        monkeypatch.setattr(centre_errors, "last_fit_beside_necks", lambda *a, last=last, **k: last)
+        sigmas.append(centre_errors.half_set_sigmas(table, image, image, mean)[0].to_numpy())
+    whole = ~table["recentred"].to_numpy()
+    added = np.median(np.sqrt(sigmas[1] ** 2 - sigmas[0] ** 2)[whole])
+    assert added == pytest.approx(centre_errors.UNEVEN_WIDTHS * 0.1 * mean.facet_width_nm, rel=0.05)
+
+
 def test_the_more_lopsided_all_dots_are_the_more_their_one_side_counts(monkeypatch):
     lasts, last_fit = [], centres.last_fit_beside_necks
     monkeypatch.setattr(centres, "last_fit_beside_necks", lambda *a, **k: lasts.append(last_fit(*a, **k)) or lasts[-1])
@@ -374,7 +387,7 @@ def test_the_correlation_is_that_of_its_definition(found):
 
 
 def test_the_smaller_the_scale_the_less_of_the_flanks_is_taken_off():
-    least, most = (centre_fits.LastFit(scale, 0.3) for scale in centre_fits.LAST_SCALES)
+    least, most = (centre_fits.LastFit(scale, 0.3, 0.1) for scale in centre_fits.LAST_SCALES)
     assert (least.lopsidedness, most.lopsidedness) == (0, 1)
     assert most.flank_share == centre_fits.LARGEST_FLANK_SHARE
     # at the least the weights do not take all of them out

@@ -40,7 +40,10 @@ VAGUENESS_POWER = 1.2
 #: And what they have of being lopsided with this one: the fewer facets are seen, the fewer lopsided ones even out.
 LOPSIDED_POWER = 0.85
 #: So much more they have at the largest scale of the last fit: the flanks taken off are not quite what was assumed.
-FLANK_ERROR = 0.2
+FLANK_ERROR = 0.12
+#: Nor less than facets are uneven by, in contrasts, times this part of the width over which they are blurred: so far
+#: does such a contrast move a facet. What is cut deep off a small dot hardly shows in how far its centre moves.
+UNEVEN_WIDTHS = 0.39
 #: Error that both halves share, along x, y, z, in dot diameters: of a centre of inversion, where the facets are blurred
 #: over SHARP_DIAMETERS; it grows with this power of their width, since a blurred neck or neighbour reaches farther.
 SHARED_DIAMETERS = (0.00042, 0.00042, 0.0003)
@@ -133,10 +136,11 @@ def half_set_sigmas(
     blur = (template.facet_width_nm / (SHARP_DIAMETERS * diameter)) ** BLUR_POWER
     shared = np.hypot(blur * np.array(SHARED_DIAMETERS), of_noise) * diameter
     one_sided = _lopsided(even, odd, ends, template, necks, some, dask=dask)
-    one_sided *= (vagueness / np.median(vagueness[whole] if len(whole) else 1)) ** LOPSIDED_POWER
     if last is not None:
         one_sided *= 1 + FLANK_ERROR * last.lopsidedness
-    shared = np.hypot(shared, one_sided)
+        one_sided = max(one_sided, UNEVEN_WIDTHS * last.unevenness * template.facet_width_nm)
+    usual = np.median(vagueness[whole] if len(whole) else 1)
+    shared = np.hypot(shared, one_sided * (vagueness / usual) ** LOPSIDED_POWER)
     if missed:
         away = start[:, :2] - axis
         shared[cut] = _along_axes(np.mean(missed, axis=0), away[like], away[cut])

@@ -161,10 +161,21 @@ def centres_beside_necks(
 
 @dataclass(frozen=True)
 class LastFit:
-    """How the fit ends where dots are lopsided: its scale, in body contrasts, and the blur of a neck's edge, nm."""
+    """How the fit ends where dots are lopsided.
+
+    Attributes
+    ----------
+    scale
+        Of the robust fit, body contrasts.
+    edge_nm
+        Blur of a neck's edge, nm.
+    unevenness
+        How far facets are from being their own mirror images, the median over the dots, body contrasts.
+    """
 
     scale: float
     edge_nm: float
+    unevenness: float
 
     @property
     def flank_share(self) -> float:
@@ -196,10 +207,11 @@ def last_fit_beside_necks(
         return inversion.unevenness(points, beside)
 
     uneven = _inverted(measure, image, xyz_nm, template, necks, of, dask=dask)
-    scale = LAST_SCALE_SHARE * float(np.median(uneven)) if len(uneven) else 0.0
+    usual = float(np.median(uneven)) if len(uneven) else 0.0
+    scale = LAST_SCALE_SHARE * usual
     if scale <= LAST_SCALES[0]:
         return None
-    return LastFit(min(scale, LAST_SCALES[1]), edge_width(image, xyz_nm, necks, dask=dask))
+    return LastFit(min(scale, LAST_SCALES[1]), edge_width(image, xyz_nm, necks, dask=dask), usual)
 
 
 def lopsided_beside_necks(
