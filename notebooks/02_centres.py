@@ -285,7 +285,7 @@ if halves:
 # that are independent are its basis. Sites are then filled outwards, the surest first, each expected from
 # the dots around it alone. A dot must find its own neighbours in place too, so that a grain ends where
 # the next begins. C is the vector nearest to the tilt axis, upwards from the film's bottom; $|A| \ge |B|$;
-# $\alpha \ge 90°$.
+# $\alpha \ge 90°$, or $\beta \ge 90°$ where $\alpha$ is a right angle as far as can be told.
 
 # %%
 xyz = found[dot_table.POSITION].to_numpy(float)

@@ -78,6 +78,14 @@ def test_axes_follow_the_rule_from_any_basis():
         np.testing.assert_allclose(ruled, CELL, atol=1e-12)
 
 
+@pytest.mark.parametrize("alpha", [89.8, 90.0, 90.2])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_right_angle_does_not_turn_the_axes_round(alpha, sign):
+    cell = cell_matrix(6.6, 6.2, 6.05, alpha, 104, 96) * [sign, sign, 1]
+    found = cell_parameters(cell @ axes_by_rule(cell))
+    assert (found["alpha_deg"], found["beta_deg"], found["gamma_deg"]) == pytest.approx((alpha, 104, 96))
+
+
 def test_strain_and_vacancies_do_not_break_the_growth():
     gone = {(0, 0, 2), (1, 0, 2), (-2, 1, 1)}
     sites, xyz = disc(keep=lambda s, _: np.array([tuple(v) not in gone for v in s]), sd_nm=0.2)

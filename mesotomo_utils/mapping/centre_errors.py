@@ -97,8 +97,8 @@ def half_set_sigmas(
     the more so the more the facets are blurred) does not show in the difference; it is added as measured on twins. Nor
     does it show that a dot is no mirror image of itself, with more atoms on one side. That moves its centre with the
     weight that these have in the fit, in both halves alike: how far it does, over the dots and axes, is about how far
-    the centre that is found is off for that, but no less than the unevenness of the facets comes to
-    (:data:`UNEVEN_WIDTHS`). It is added, more where less of a dot is seen (:func:`~.centre_fits.lopsided_beside_necks`).
+    the centre that is found is off for that (:func:`~.centre_fits.lopsided_beside_necks`), but no less than the
+    unevenness of the facets comes to (:data:`UNEVEN_WIDTHS`). It is added, more where less of a dot is seen.
 
     Of recentred dots, what dots differ in size and shape by is added: how far the mean dot lies from the centres of
     whole dots when as much of these is left out as the edge hides of the cut ones

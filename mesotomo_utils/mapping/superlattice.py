@@ -2,7 +2,8 @@
 
 Axes follow one rule: C is the basis vector nearest to the needle's axis z, from the bottom of the
 film upwards; A and B lie in the film, A, B, C are right-handed, A is not shorter than B, and of the two
-signs left the one with alpha (between B and C) of at least 90 degrees is taken.
+signs left the one with alpha (between B and C) of at least 90 degrees is taken, or with such a beta where alpha is a
+right angle as far as can be told.
 """
 
 from __future__ import annotations
