@@ -95,8 +95,8 @@ def read_stack(path: Path) -> dict[str, Any]:
                 raise TiltSeriesError(
                     f"{path.name} holds pixels of type {found}; expected grey levels, one number each"
                 )
-            if plugin == "mrc" and signal["data"].dtype == np.uint8 and _has_signed_bytes(path):
-                signal["data"] = np.asarray(signal["data"]).view(np.int8)
+            if plugin == "mrc" and signal["data"].dtype.itemsize == 1:  # which the reader takes for one or the other
+                signal["data"] = np.asarray(signal["data"]).view(np.int8 if _has_signed_bytes(path) else np.uint8)
             return signal
     shapes = ", ".join(str(signal["data"].shape) for signal in signals[:3]) or "nothing"
     more = f" and {len(signals) - 3} more" if len(signals) > 3 else ""
