@@ -75,8 +75,6 @@ def direction_angle_deg(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 CELL = ("a_nm", "b_nm", "c_nm", "alpha_deg", "beta_deg", "gamma_deg")
 """Names of the parameters of a cell, in tables."""
-
-
 RIGHT_DEG = 0.3
 """Within this a mean angle is hardly surer to be above 90° than below: displaced dots of one lattice tell it to 0.1 to
 0.25°."""

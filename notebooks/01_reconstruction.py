@@ -111,8 +111,8 @@ if has_series:
     measured = alignment.align_series(series, device=where)
     table = measured.table
     print(f"axis tilted by {measured.axis_tilt_deg:.3f}°, {measured.axis_offset_nm:.3f} nm off the centre; "
-          f"{measured.misfit:.1%} of the images no object explains (beyond {alignment.DOUBTFUL_MISFIT:.0%}: see that "
-          "angles, images and axis belong together)")  # fmt: skip
+          f"images and reprojections differ by {measured.misfit:.1%} (where it is above {alignment.DOUBTFUL_MISFIT:.0%}, "
+          "see that angles, images and axis belong together)")  # fmt: skip
     difference = table["angle_deg"] - table["angle_nominal_deg"]
     drawn = table.assign(angle_difference_deg=difference)
     fig = tomography_figures.alignment(drawn)
@@ -329,12 +329,13 @@ if no_lattice is None:
 # {220} fringes; and the lines beside the simulated ones, all curves relative to their {200}, with what each line stands
 # above the noise, in standard errors.
 #
-# Heights are not those of a crystal alone. Tilts $\Delta\theta$ apart repeat the fringes of every dot $1/(q\,\Delta\theta)$
-# away (notebook 03), so that about $D\,q\,\Delta\theta$ of them stand in a needle of diameter $D$: where that is more than
-# one, power grows with $q$, and against {200} the {220} stands up to √2 higher and the {111} lower by 0.87. And the simulation
-# has the point spread of `point_spread_nm`, which with thermal motion damps {220} to 0.43 of {200}; a microscope has its own. On the twin
-# `tiny` without noise {220} has 0.65 of the power of {200} with its tilts of 1.8°, and 0.47 with tilts of 0.45°, whose
-# replicas fall outside; simulated with the twin's probe it is 0.50 (`benchmarks/lines_and_tilts.py`).
+# Heights are not those of a crystal alone. Tilts $\Delta\theta$ apart repeat the fringes of every dot
+# $1/(q\,\Delta\theta)$ away (notebook 03), so that about $D\,q\,\Delta\theta$ of them stand in a needle of diameter
+# $D$: where that is more than one, power grows with $q$, and against {200} the {220} stands up to √2 higher and the
+# {111} lower by 0.87. And the simulation has the point spread of `point_spread_nm`, which with thermal motion damps
+# {220} to 0.43 of {200}; a microscope has its own. On the twin `tiny` without noise {220} has 0.65 of the power of
+# {200} with its tilts of 1.8°, and 0.47 with tilts of 0.45°, whose replicas fall outside; simulated with the twin's
+# probe it is 0.50 (`benchmarks/lines_and_tilts.py`).
 
 # %%
 if no_lattice is None:

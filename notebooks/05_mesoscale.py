@@ -90,10 +90,10 @@ print(f"film normal {frame[:, 2].round(4)}, {lattice.angle_deg(frame[:, 2], [0, 
 # %% [markdown]
 # ## Columns for the intervals
 #
-# A dot that is displaced pulls its neighbours along. Drawing single dots again and again would
-# count each of them as new evidence, and blocks cut off neighbours at their rims, where most dots of a needle
-# stand. So every column of dots, through all layers, counts more or less by a random number, which columns at a
-# distance of $d$ spacings share by $K = e^{-d^2/2\rho^2}$, $\rho = 1.5$, less where there are few columns (the dependent wild bootstrap). We give
+# A dot that is displaced pulls its neighbours along. Drawing single dots again and again would count each of them as
+# new evidence, and blocks cut off neighbours at their rims, where most dots of a needle stand. So every column of dots,
+# through all layers, counts more or less by a random number, which columns at a distance of $d$ spacings share by
+# $K = e^{-d^2/2\rho^2}$, $\rho = 1.5$, less where there are few columns (the dependent wild bootstrap). We give
 # $\hat s \pm t_{B-1}\,\sigma_\mathrm{boot}\sqrt{B/(B-1)}$, where $B = N^2/\sum K$ is the number of independent columns.
 
 # %%

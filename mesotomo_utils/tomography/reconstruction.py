@@ -140,7 +140,7 @@ def reconstruct(
     rows, at_once = _slab_rows(need, limit, held=held, enough=enough, at_once=at_once, fixed=dask is not None)
     if method != "fbp" and iterations is None:
         options = {"device": "cpu" if dask else resolved, "memory": limit and limit - held}
-        options["progress"] = progress and f"{progress}: iterations enough"
+        options["progress"] = progress and f"{progress}: how many iterations"
         iterations = enough_iterations(series, method=method, nonnegative=nonnegative, **options)
     job = _Job(series, engine, resolved, method, iterations or 0, nonnegative)
     # views: a slab's images are copied where it is reconstructed

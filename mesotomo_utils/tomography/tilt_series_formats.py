@@ -109,7 +109,7 @@ def _has_signed_bytes(path: Path) -> bool:
     """Whether an MRC file of bytes means signed ones: as MRC2014 has it, or as IMOD says of its own files."""
     with mrcfile.open(path, header_only=True, permissive=True) as file:
         header = file.header
-    stamp, flags = np.frombuffer(header.extra2.tobytes()[40:48], header.nx.dtype.newbyteorder("="))
+    stamp, flags = np.frombuffer(header.extra2.tobytes()[40:48], header.nx.dtype)
     return bool(flags & 1) if stamp == _IMOD else int(header.nversion) >= 20140
 
 

@@ -54,8 +54,6 @@ ANGLE_MAP = "viridis"
 NECK_MAP = "flare"
 """Neck diameter, from thin (light orange) to thick (dark purple); seaborn's map for lines on white."""
 
-"""Signed quantities about zero; give it limits that are symmetric."""
-
 
 def use_style() -> None:
     """Set the journal style for all figures that follow.

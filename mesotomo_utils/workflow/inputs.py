@@ -56,7 +56,7 @@ def check_settings(settings: Mapping[str, Any], *, device: str, dask: str | None
 
     try:
         check_method(settings["method"], settings["engine"])
-        if dask is None:
+        if dask is None and settings["engine"] != "nufft":  # ours is always there, and takes seconds to be compiled
             ENGINES[settings["engine"]]([0.0], 8, device)
     except (ValueError, RuntimeError) as error:
         raise SampleError(f"01_reconstruction: {error}") from None
@@ -64,19 +64,21 @@ def check_settings(settings: Mapping[str, Any], *, device: str, dask: str | None
 
 def _check_dots(sample: Sample, pixel_nm: float | None) -> None:
     """What is said of the dots, as far as steps after the first would stumble over it."""
-    from mesotomo_utils.mapping.template import FEWEST_VOXELS
-    from mesotomo_utils.tomography.lattice_lines import elements
-
     if sample.material is not None:
+        from mesotomo_utils.tomography.lattice_lines import elements
+
         try:
             elements(sample.material.name)
         except ValueError as error:
             raise SampleError(f"{sample.path}: material.name: {error}") from None
-    if sample.quantum_dot is not None and sample.quantum_dot.diameter_nm < FEWEST_VOXELS * (pixel_nm or 0):
-        raise SampleError(
-            f"{sample.path}: quantum_dot.diameter_nm: expected {FEWEST_VOXELS} pixels of {pixel_nm:g} nm or more, "
-            f"found {sample.quantum_dot.diameter_nm:g}; mend it, or the pixel size"
-        )
+    if sample.quantum_dot is not None and pixel_nm is not None:
+        from mesotomo_utils.mapping.template import FEWEST_VOXELS
+
+        if sample.quantum_dot.diameter_nm < FEWEST_VOXELS * pixel_nm:
+            raise SampleError(
+                f"{sample.path}: quantum_dot.diameter_nm: expected {FEWEST_VOXELS} pixels of {pixel_nm:g} nm or more, "
+                f"found {sample.quantum_dot.diameter_nm:g}; mend it, or the pixel size"
+            )
 
 
 def _check_twin(sample: Sample) -> None:
