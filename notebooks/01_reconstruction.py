@@ -437,7 +437,9 @@ if has_series:
     crowther_disc = resolution.crowther_nm(disc_nm, 1, range_deg=step_deg)
     if description.quantum_dot:
         crowther_dot = resolution.crowther_nm(description.quantum_dot.diameter_nm, 1, range_deg=step_deg)
-print(f"diameter {disc_nm:.1f} nm: Crowther {crowther_disc:.2f} nm; one dot: {crowther_dot:.2f} nm")
+limits = {"the whole disc": crowther_disc, "one dot": crowther_dot}
+told_nm = [f"{name}: {value:.2f} nm" for name, value in limits.items() if np.isfinite(value)]
+print(f"diameter {disc_nm:.1f} nm; Crowther's limit for", "; for ".join(told_nm) or "none: the tilts are not known")
 
 # %% [markdown]
 # ## The answer
