@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -70,7 +71,12 @@ def test_a_read_only_folder_ends_with_2(tmp_path: Path, write_sample) -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(pipeline.StepFailed("02_centres failed: a\nb"), 1), (pipeline.BadInput("no"), 2), (KeyboardInterrupt(), 130)],
+    [
+        (pipeline.StepFailed("02_centres failed: a\nb"), 1),
+        (pipeline.BadInput("no"), 2),
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_how_a_run_ends_is_its_exit_code(tmp_path, write_sample, monkeypatch, error, code) -> None:
     def end(*_: object, **__: object) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done (skips included), 1 a step or a check failed, 2 bad input, 13
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -115,6 +116,12 @@ def run_command(
         raise _fail(error, EXIT_FAILED) from None
     except KeyboardInterrupt:
         raise _fail("interrupted; the same command goes on from here", EXIT_INTERRUPTED) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise _fail(
+            f"{out}: no space is left there; free some, and the same command goes on from here", EXIT_FAILED
+        ) from None
     from mesotomo_utils.workflow.summary import results_table
 
     typer.echo("\n" + results_table(out))
