@@ -587,6 +587,17 @@ def test_angles_of_other_images_are_told(
     assert "phantom: no one object explains the images" in caplog.text
 
 
+def test_an_object_beyond_both_sides_of_the_field_is_told(
+    aligned: tuple[TiltSeries, Truth, Alignment], caplog: pytest.LogCaptureFixture
+) -> None:
+    series, cut = aligned[0], aligned[0].images.shape[2] // 3
+    assert "beyond both sides" not in caplog.text
+    for images, told in ((series.images[:, :, cut:], False), (series.images[:, :, cut:-cut], True)):
+        caplog.clear()
+        align_series(replace(series, images=images))
+        assert ("phantom: the object goes on beyond both sides of the field" in caplog.text) is told
+
+
 def test_the_usual_mass_is_that_of_the_tilts_beside_whatever_the_order(
     aligned: tuple[TiltSeries, Truth, Alignment],
 ) -> None:

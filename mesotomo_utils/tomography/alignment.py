@@ -44,6 +44,10 @@ _TOLERANCE = 0.02
 DOUBTFUL_MISFIT = 0.25
 """Misfit of a whole series from which its images are hardly of one object. The needle has 0.03, twins have up to 0.08,
 and angles in another order than the images 0.5."""
+_FILLED_FIELD = 0.6
+"""Share of :func:`.alignment_coarse.at_both_borders` from which shifts along u are in doubt. A twin has 0.02; cut to
+0.64 of its width it has 0.58, and angles still to 0.03°; cut to 0.56 it has 0.70, and 0.15°. A film of dots three times
+as wide as the field has 0.63, and shifts that are pixels off."""
 _MISFIT_LIMIT = 8.0
 """Misfit above the other images', in robust standard deviations, from which an image is an outlier."""
 
@@ -138,6 +142,12 @@ def align_series(series: TiltSeries, *, device: str = "cpu", progress: bool = Fa
             f"{series.name}: the object is darker than what surrounds it; expected HAADF images, bright where there is "
             "mass; if these are bright-field images, invert their contrast"
         )
+    if coarse.at_both_borders(images) > _FILLED_FIELD:
+        log.warning(
+            "%s: the object goes on beyond both sides of the field across the axis, where alignment takes it to end: "
+            "shifts may be pixels off, angles no better than nominal; a needle, or a wider field, can be aligned",
+            series.name,
+        )  # fmt: skip
     used = np.ones(len(series), dtype=bool)
     known, odd, scatter = _coarse(images, series.angles_deg)
     if odd.any():

@@ -90,6 +90,25 @@ def _take_off_spikes(image: NDArray[np.float32]) -> None:
     image[rows[alone], columns[alone]] = usual[alone]
 
 
+def at_both_borders(images: NDArray[np.float32]) -> float:
+    """How strong images are at the weaker of their two borders along u, as a share of the whole; the median of all.
+
+    Near 0 for an object that lies within the field, or leaves it on one side; above a half for one that goes on beyond
+    both, as a film does, or a needle wider than the field.
+
+    Parameters
+    ----------
+    images
+        (T, Z, U) images less their background.
+    """
+    width = max(2, images.shape[2] // 40)
+    left, right, whole = (
+        np.sqrt(np.mean(np.square(part), axis=(1, 2), dtype=np.float64))
+        for part in (images[:, :, :width], images[:, :, -width:], images)
+    )
+    return float(np.median(np.minimum(left, right) / np.maximum(whole, 1e-30)))
+
+
 def profile_shifts(
     images: NDArray[np.float32], *, rounds: int = 4, reach: int | None = None
 ) -> tuple[NDArray, NDArray]:
