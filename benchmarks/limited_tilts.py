@@ -51,7 +51,7 @@ TWINS: dict[str, dict[str, Any]] = {
 ELECTRONS = {"w3": 250}
 HEAD = (
     *("tilts", "electrons", "centres, median (95 %) (nm)", "within σ along x, y, z"),
-    *("orientations, median (°)", "error / σ", "necks, rms (nm)"),
+    *("orientations, median (°)", "error / σ", "necks told", "bias, rms (nm)", "within σ"),
 )
 
 
@@ -69,6 +69,10 @@ def row(name: str, run_dir: Path) -> str:
     """What the README's table says of a finished run, in Markdown."""
     twin, comparison = TWINS[name], compare.compare_run(run_dir)
     dots = comparison["dots"]
+
+    def of_necks(name: str) -> float:
+        return comparison["necks"].get(f"neck_{name}", float("nan"))
+
     centre = dots["centre_error_nm"]
     within = ", ".join(f"{100 * share:.0f}" for share in dots["centre_within_sigma"])
     last = twin["first"] + (twin["tilts"] - 1) * twin["step"]
@@ -79,7 +83,9 @@ def row(name: str, run_dir: Path) -> str:
         f"{within} %",
         f"{dots['orientation_error_deg']['median']:.2f}",
         f"{dots['orientation_error_over_sigma']:.2f}",
-        f"{comparison['necks']['neck_diameter_rms_nm']:.2f}",
+        f"{100 * (1 - of_necks('pairs_untold_fraction')):.0f} %",
+        f"{of_necks('diameter_bias_nm'):.2f}, {of_necks('diameter_rms_nm'):.2f}",
+        f"{100 * of_necks('error_within_sigma'):.0f} %",
     )
     return f"| {' | '.join(map(str, cells))} |"
 

@@ -87,13 +87,17 @@ SAMPLES: dict[str, dict[str, Any]] = {
     | {"gap": 0.4, "given": 4.7, "edges_nm": (4.0, 5.0), "electrons": 250.0},
     "q27": {"seed": 7127, "dots": 570, "cell": (6.20, 6.60, 6.05, 104, 90, 96), "base": "C", "cap": "C", "even": True}
     | {"gap": 0.45, "given": 5.4, "anion": "Te", "lattice_nm": 0.646, "electrons": 150.0},
+    "q28": {"seed": 7128, "dots": 580, "cell": (6.25, 6.10, 5.80, 97, 94, 92), "base": "Si", "cap": "Pt"}
+    | {"gap": 0.45, "last_deg": 70.0, "tilts": 141},
+    "q29": {"seed": 7129, "dots": 560, "cell": (5.90, 6.35, 6.00, 93, 99, 101), "base": "C", "cap": "C", "even": True}
+    | {"gap": 0.5, "given": 5.2, "electrons": 300.0, "last_deg": 72.0, "tilts": 97},
 }
 USUAL = {"even": False, "gap": 0.35, "given": 5.0, "anion": "Se", "lattice_nm": 0.612, "edges_nm": (4.3, 5.5)}
-USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180}
+USUAL |= {"pixel_nm": 0.07, "electrons": 400.0, "tilts": 180, "last_deg": None}
 """``even``: corners and edges cut alike, whole facets; only the planes of atoms make such dots a little lopsided.
 ``gap``: least between the faces of two neighbours, nm: where they would be nearer, both give way. At 0.35 they are
 hardly farther apart than planes of atoms, 0.31, and as good as touch. ``given``: the sample file's diameter, nm.
-``electrons``: of a pixel of dots; ``tilts``: over 180 degrees."""
+``electrons``: of a pixel of dots; ``tilts``: over 180 degrees, or as far as ``last_deg`` either way."""
 PT_NM, GAIN = 0.392, 30.0
 WEIGHT = {name: z**1.7 for name, z in {"Pb": 82, "S": 16, "Se": 34, "Te": 52, "Pt": 78, "C": 6, "Si": 14}.items()}
 PER_NM3 = {"C": 100.0, "Si": 50.0, "points": 12.0, "filling": 25.0}
@@ -312,7 +316,9 @@ def simulate(name: str, folder: Path, *, dots: int, layers: int) -> None:
     true[["z_nm", "planes_z_nm"]] -= (low + high) / 2
     points = np.concatenate([places, around]) - [0, 0, (low + high) / 2]
     rows, columns = (8 * int(np.ceil(length / pixel / 8)) for length in (high - low, 2 * radius + 10))
-    angles = (nominal := np.arange(tilts) * 180 / tilts - 90) + rng.normal(0, 0.1, tilts)
+    last = sample["last_deg"]
+    nominal = np.linspace(-last, last, tilts) if last else np.arange(tilts) * 180 / tilts - 90
+    angles = nominal + rng.normal(0, 0.1, tilts)
     shifts = pixel * (rng.normal(0, 2, (tilts, 2)) + np.cumsum(rng.normal(0, 0.3, (tilts, 2)), axis=0))
     offset, tilt = np.array([0, pixel * rng.uniform(-8, 8)]), rng.uniform(-1, 1)
     sigma = np.hypot(rng.uniform(0.085, 0.1) / np.sqrt(8 * np.log(2)), rng.uniform(0.008, 0.01)) / pixel
@@ -357,8 +363,8 @@ def row(name: str, run_dir: Path) -> dict[str, str]:
         "worst layer along A, B, C (nm)": (3, np.abs(layers).max(axis=0)),
         "slope on necks / σ, A, B, C": (1, [slope["value"] / slope["sigma"] for slope in slopes]),
         "cell (nm, °)": (3, [cell["cell_length_error_nm"], cell["cell_angle_error_deg"]]),
-        "necks, bias, rms (nm)": (3, [necks["neck_diameter_bias_nm"], necks["neck_diameter_rms_nm"]]),
-        "false, missed (%)": (1, [100 * necks[f"neck_{kind}_fraction"] for kind in ("false", "missed")]),
+        "necks, bias, rms (nm)": (3, [necks.get(f"neck_diameter_{kind}_nm", np.nan) for kind in ("bias", "rms")]),
+        "false, missed (%)": (1, [100 * necks.get(f"neck_{kind}_fraction", np.nan) for kind in ("false", "missed")]),
         "orientations, median, 95 % (°)": (3, [dots["orientation_error_deg"][key] for key in ("median", "p95")]),
         "error / σ": (2, [dots["orientation_error_over_sigma"]]),
         "shifts z, u (px), angles, axis (°)": (4, tilts),

@@ -35,6 +35,7 @@ import numpy as np
 import pandas as pd
 
 from mesotomo_utils import lattice
+from mesotomo_utils.analysis import necks as neck_tables
 from mesotomo_utils.analysis import statistics
 from mesotomo_utils.mapping import (
     centre_errors,
@@ -42,6 +43,7 @@ from mesotomo_utils.mapping import (
     dot_size,
     dot_table,
     missing_wedge,
+    neck_wedge,
     necks,
     superlattice,
     tilt_errors,
@@ -358,14 +360,10 @@ measured = bool(joints["diameter_nm"].notna().any())
 sizes = joints.drop(columns=["qd_1", "qd_2"]).describe().T.round(3)
 sizes if measured else "no tomogram and no table of necks: nothing to measure"
 
-# %%
-if measured:
-    fig = mapping_figures.neck_histogram(joints)
-    results.save_figure(fig, run_dir, "necks", joints)
-
 # %% [markdown]
-# Four gaps, from none to the thickest. The dashed circle has the area that was found. A thick neck is not evenly bright:
-# its halves belong to two lattices, and where the planes of one do not meet those of the other, atoms are missing.
+# Four gaps, from none to the thickest, as measured. The dashed circle has the area that was found. A thick neck is not
+# evenly bright: its halves belong to two lattices, and where the planes of one do not meet those of the other, atoms are
+# missing.
 
 # %%
 if image is not None:
@@ -378,6 +376,26 @@ if image is not None:
         pictures[title], outlines[title] = necks.gap_picture(planes), row.diameter_nm
     fig = mapping_figures.gap_pictures(pictures, pixel_nm, outlines)
     results.save_figure(fig, run_dir, "gaps", shown)
+
+# %% [markdown]
+# A wedge of missing tilts closes gaps: along the directions that it takes, what parts two dots is hardly seen, and what is
+# left of it passes for neck. The halves of the tilts do not show it, for both lack the same wedge. So cubes of this size, in
+# the places of the dots, with necks that are known, are projected at these tilts, reconstructed and measured in the same
+# way, from all of their picture and from what these tilts show of it. By the factor between the two (`scale`) our diameters
+# are multiplied; σ counts what is left of the model's errors (`left_nm`) and half of what the factor changes. Where more than
+# a fifth of the model's gaps without a neck look joined (`closed`), necks are not told along that axis.
+
+# %%
+if image is not None:
+    grain = table["grain"].to_numpy()
+    cells = {each["grain"]: np.column_stack([each[axis] for axis in "ABC"]) for each in summary["grains"]}
+    wedge = neck_wedge.wedge_of_necks(image, template, xyz, grain, cells, pairs, tomogram.angles_deg,
+                                      rng=np.random.default_rng(seed), threshold=neck_threshold)  # fmt: skip
+    joints = neck_wedge.allow_for_wedge(joints, grain[joints["qd_1"]], wedge)
+    print(wedge.round(3).to_string() if missing_wedge.is_missing(tomogram.angles_deg) else "no wedge is missing")
+if measured:
+    fig = mapping_figures.neck_histogram(joints)
+    results.save_figure(fig, run_dir, "necks", joints)
 
 # %% [markdown]
 # ## A case whose answer is known
@@ -435,7 +453,7 @@ if image is not None:
 # %% tags=["solution"]
 if image is not None:
     whole_pairs = joints[~edge[joints["qd_1"]] & ~edge[joints["qd_2"]]]
-    thick = whole_pairs.nlargest(12, "diameter_nm")
+    thick = whole_pairs.dropna(subset="diameter_nm").nlargest(12, "diameter_nm")
     to_neck = xyz[thick["qd_2"]] - xyz[thick["qd_1"]]
     to_neck /= np.linalg.norm(to_neck, axis=1, keepdims=True)
     pulled = refine_centres(image, xyz[thick["qd_1"]], template) - xyz[thick["qd_1"]]
@@ -497,10 +515,11 @@ rng = np.random.default_rng(seed)
 blocks = statistics.places(xyz[:, :2], spacing_nm=(main["a_nm"]["value"] + main["b_nm"]["value"]) / 2)
 for axis in (None, "A", "B", "C"):
     some = joints if axis is None else joints[joints["axis"] == axis]
-    joined, own = (some["diameter_nm"] > 0).to_numpy(float), blocks[some["qd_1"]]
-    if not measured or len(some) == 0:
-        values.append(results.value("connectivity", None, index=axis, reason="no necks were measured"))
+    lost = "no necks were measured" if not measured or some.empty else neck_tables.untold(some)
+    if lost:
+        values.append(results.value("connectivity", None, index=axis, reason=lost))
         continue
+    joined, own = (some["diameter_nm"] > 0).to_numpy(float), blocks[some["qd_1"]]
     draws = statistics.bootstrap(lambda rows, j=joined: j[rows].mean(), own, n_resamples=n_resamples, rng=rng)
     share_joined = statistics.interval(joined.mean(), draws, n_blocks=statistics.n_blocks(own), n=len(some), bounds=(0, 1))
     values.append(results.value("connectivity", index=axis, **share_joined.as_result()))

@@ -77,7 +77,7 @@ dots.head()
 
 # %% [markdown]
 # The mean cell, lab vectors **A**, **B**, **C** of the grain that these dots belong to; and the neck between each two
-# neighbours: diameter 0 where none was found, empty where none was looked for.
+# neighbours: diameter 0 where none was found, empty where none was looked for or could be told.
 
 # %%
 superlattice = results.read_json(run_dir, "superlattice.json")

@@ -380,7 +380,8 @@ for name, table, column, unit in (
     for index, found in statistics.layer_estimates(table, column):
         values.append(results.value(name, unit=unit, index=index, **found.as_result()))
 for row in neck_layers[neck_layers["axis"] != "all"].to_dict("records"):
-    found = statistics.row_estimate(row, "diameter_mean_nm", "n_necks", reason="fewer than two necks")
+    lost = neck_tables.untold(pairs[pairs["axis"] == row["axis"]]) or "fewer than two necks"
+    found = statistics.row_estimate(row, "diameter_mean_nm", "n_necks", reason=lost)
     index = f"C{row['layer']}/{row['axis']}"
     values.append(results.value("neck_diameter_mean_nm", unit="nm", index=index, **found.as_result()))
 for row in means.to_dict("records"):

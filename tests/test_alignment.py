@@ -598,6 +598,12 @@ def test_an_object_beyond_both_sides_of_the_field_is_told(
         assert ("phantom: the object goes on beyond both sides of the field" in caplog.text) is told
 
 
+def test_noise_is_no_object_at_the_borders(aligned: tuple[TiltSeries, Truth, Alignment]) -> None:
+    images = alignment_coarse.without_background(aligned[0].images)
+    noise = np.random.default_rng(0).normal(0, images.max(), images.shape).astype(np.float32)
+    assert alignment_coarse.at_both_borders(images + noise) < 0.2
+
+
 def test_the_usual_mass_is_that_of_the_tilts_beside_whatever_the_order(
     aligned: tuple[TiltSeries, Truth, Alignment],
 ) -> None:

@@ -30,9 +30,9 @@ def place(necks: pd.DataFrame, dots: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame of the pairs whose two dots are in ``dots``, with ``row, layer, height`` (number of
-    the layer, with a half for C pairs, which lie between two), ``joined`` and ``at_edge`` (of
-    either dot).
+    DataFrame of the pairs whose two dots are in ``dots`` and that are told, with ``row, layer, height`` (number of
+    the layer, with a half for C pairs, which lie between two), ``joined`` and ``at_edge`` (of either dot). Pairs of
+    unknown diameter (NaN) are left out, but all kept along an axis where none is known.
 
     Raises
     ------
@@ -47,6 +47,8 @@ def place(necks: pd.DataFrame, dots: pd.DataFrame) -> pd.DataFrame:
     row_of = pd.Series(np.arange(len(dots)), index=dots["qd"])
     first, second = necks["qd_1"].map(row_of), necks["qd_2"].map(row_of)
     both = (first.notna() & second.notna()).to_numpy(bool)
+    known = necks["diameter_nm"].notna()
+    both = both & (known | ~known.groupby(necks["axis"]).transform("any")).to_numpy(bool)
     pairs = necks[both].reset_index(drop=True)
     rows = np.column_stack([first[both], second[both]]).astype(int)
     layer, edge = dots["layer"].to_numpy(), dots["at_edge"].to_numpy(bool)
@@ -60,6 +62,12 @@ def place(necks: pd.DataFrame, dots: pd.DataFrame) -> pd.DataFrame:
     return pairs
 
 
+def untold(pairs: pd.DataFrame) -> str | None:
+    """Why pairs say nothing of all their directions together: along some the diameters are not told (NaN)."""
+    lost = ", ".join(sorted(pairs["axis"][pairs["diameter_nm"].isna()].unique()))
+    return f"necks along {lost} are not told" if lost else None
+
+
 def connectivity(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 500, rng) -> Estimate:
     """Share of the neighbour pairs that a neck joins.
 
@@ -69,9 +77,15 @@ def connectivity(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 
         From `place`, all or a selection.
     blocks
         (N, 2) `statistics.places` of the dots, or (N,) labels; a pair goes with its first dot.
+
+    Returns
+    -------
+    Estimate; NaN with the reason where the necks along some direction are not told.
     """
     if pairs.empty:
         return statistics.missing("no neighbour pairs", 0)
+    if lost := untold(pairs):
+        return statistics.missing(lost, 0)
     joined, own = pairs["joined"].to_numpy(float), blocks[pairs["row"]]
     replicates = statistics.bootstrap(lambda rows: joined[rows].mean(), own, n_resamples=n_resamples, rng=rng)
     found = statistics.interval(
@@ -85,11 +99,12 @@ def diameters(pairs: pd.DataFrame, blocks: np.ndarray, *, n_resamples: int = 500
 
     Returns
     -------
-    dict with ``mean``, ``sd_raw`` and ``sd`` (without the errors of measurement), nm.
+    dict with ``mean``, ``sd_raw`` and ``sd`` (without the errors of measurement), nm; NaN with the reason where there
+    are fewer than two, or those along some direction are not told.
     """
-    joined = pairs[pairs["joined"]]
-    if len(joined) < 2:
-        gone = statistics.missing("fewer than two necks", len(joined))
+    joined, lost = pairs[pairs["joined"]], untold(pairs)
+    if len(joined) < 2 or lost:
+        gone = statistics.missing(lost or "fewer than two necks", len(joined))
         return {"mean": gone, "sd_raw": gone, "sd": gone}
     value, own = joined["diameter_nm"].to_numpy(float), blocks[joined["row"]]
     replicates = statistics.bootstrap(
@@ -138,7 +153,8 @@ def slope(pairs: pd.DataFrame, first: int, last: int, blocks: np.ndarray, *, n_r
     ----------
     first, last
         Layers between which a straight line is fitted to all necks, each direction about its own
-        mean, because the directions differ; C pairs count at the height between their layers.
+        mean, because the directions differ; C pairs count at the height between their layers. Directions that are
+        not told are left out.
 
     Returns
     -------

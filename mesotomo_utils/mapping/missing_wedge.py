@@ -88,7 +88,7 @@ def fill_wedge(image: BodyImage, angles_deg) -> BodyImage:
     """
     if not is_missing(angles_deg):
         return image
-    seen, again = _as_tilts_show(image, angles_deg)
+    seen, again = as_tilts_show(image, angles_deg)
     return replace(image, values=to_numpy(_filled(seen, again)))
 
 
@@ -118,7 +118,7 @@ def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angl
     whole = table.loc[~table["recentred"], ["x_nm", "y_nm", "z_nm"]].to_numpy(float)
     if not len(whole) or not is_missing(angles_deg):
         return np.zeros(3)
-    bodies, again = _as_tilts_show(image, angles_deg)
+    bodies, again = as_tilts_show(image, angles_deg)
     once_more = to_numpy(_filled(again(bodies), again))
     before = refine_centres(image, whole, template, restarts=())
     after = refine_centres(replace(image, values=once_more), before, template, restarts=())
@@ -129,7 +129,7 @@ def wedge_sigmas(table: pd.DataFrame, image: BodyImage, template: Template, angl
     return np.array([np.hypot(c * along, s * across), np.hypot(s * along, c * across), z])
 
 
-def _as_tilts_show(image: BodyImage, angles_deg) -> tuple[np.ndarray, Callable]:
+def as_tilts_show(image: BodyImage, angles_deg) -> tuple[np.ndarray, Callable]:
     """The image on its device, and how such an image looks after projection at the tilts and reconstruction."""
     n_y, n_x = image.values.shape[1:]
     n = max(n_y, n_x)

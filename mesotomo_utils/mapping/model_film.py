@@ -90,17 +90,10 @@ def model_film(
     sites = np.array([s for s in np.ndindex(*counts) if s not in set(vacancies)])
     xyz = (sites - (np.array(counts) - 1) / 2) @ cell.T
     xyz = xyz + rng.normal(0, displacement_nm, xyz.shape)
-    u, _, vt = np.linalg.svd(cell)
-    turns = from_rotation_vectors(rng.normal(0, np.deg2rad(turn_deg), xyz.shape)) @ (u @ vt)
+    turns = from_rotation_vectors(rng.normal(0, np.deg2rad(turn_deg), xyz.shape)) @ cube_axes(cell)
     edges = edge_nm * (1 + rng.normal(0, edge_spread, len(xyz)))
     half_nm = np.abs(xyz).max(axis=0) + edge_nm
     shape = tuple(int(n) for n in np.ceil(2 * half_nm[::-1] / voxel_nm))
-    volume = np.full(shape, matrix, np.float32)
-    for centre, turn, edge in zip(xyz, turns, edges, strict=True):
-        box, points = _box(shape, voxel_nm, centre, 0.9 * edge)
-        own = np.abs((points - centre) @ turn)
-        depth = np.minimum(edge / 2 - own.max(axis=-1), (1.2 * edge - own.sum(axis=-1)) / np.sqrt(3))
-        volume[box] = np.maximum(volume[box], _soft(depth, blur_nm))
     row_of = {tuple(site): n for n, site in enumerate(sites)}
     necks = []
     for site, first in row_of.items():
@@ -114,20 +107,67 @@ def model_film(
             direction = away / distance
             reach = sum(edges[n] / 2 / np.abs(direction @ turns[n]).max() for n in (first, second))
             necks.append((first, second, "ABC"[axis], diameter, distance - reach))
-            if diameter == 0:
-                continue
-            box, points = _box(shape, voxel_nm, (xyz[first] + xyz[second]) / 2, 0.6 * distance)
-            from_first = points - xyz[first]
-            along = from_first @ direction
-            across = np.linalg.norm(from_first - along[..., None] * direction, axis=-1)
-            inside = np.minimum(diameter / 2 - across, distance / 2 - np.abs(along - distance / 2))
-            volume[box] = np.maximum(volume[box], _soft(inside, blur_nm))
+    necks = pd.DataFrame(necks, columns=["qd_1", "qd_2", "axis", "diameter_nm", "length_nm"])
+    volume = draw_dots(shape, voxel_nm, xyz, turns, edges, necks, blur_nm=blur_nm, matrix=matrix)
     volume += rng.normal(0, noise, shape).astype(np.float32)
     dots = pd.DataFrame(np.hstack([xyz, sites]), columns=["x_nm", "y_nm", "z_nm", "i", "j", "k"])
-    columns = ["qd_1", "qd_2", "axis", "diameter_nm", "length_nm"]
-    return ModelFilm(
-        volume, voxel_nm, dots.astype({"i": int, "j": int, "k": int}), pd.DataFrame(necks, columns=columns)
-    )
+    return ModelFilm(volume, voxel_nm, dots.astype({"i": int, "j": int, "k": int}), necks)
+
+
+def draw_dots(
+    shape: tuple[int, int, int],
+    voxel_nm: float,
+    xyz_nm: np.ndarray,
+    turns: np.ndarray,
+    edges_nm: np.ndarray,
+    necks: pd.DataFrame,
+    *,
+    blur_nm: float,
+    matrix: float = 0.0,
+) -> np.ndarray:
+    """Draw truncated cubes and the cylinders that join them.
+
+    Parameters
+    ----------
+    shape, voxel_nm
+        Of the volume [z, y, x], and the edge of its voxels, nm.
+    xyz_nm, turns, edges_nm
+        (N, 3) centres, (N, 3, 3) whose columns are the axes of a cube, and (N,) edges; corners are cut at 0.8 of the
+        way to the vertex.
+    necks
+        ``qd_1, qd_2`` (rows of dots) and ``diameter_nm``, 0 for none.
+    blur_nm
+        Standard deviation of the blur of every surface, nm.
+    matrix
+        Grey level around the dots; a dot is 1.
+
+    Returns
+    -------
+    (nz, ny, nx) float32.
+    """
+    volume = np.full(shape, matrix, np.float32)
+    for centre, turn, edge in zip(xyz_nm, turns, edges_nm, strict=True):
+        box, points = _box(shape, voxel_nm, centre, 0.9 * edge)
+        own = np.abs((points - centre) @ turn)
+        depth = np.minimum(edge / 2 - own.max(axis=-1), (1.2 * edge - own.sum(axis=-1)) / np.sqrt(3))
+        volume[box] = np.maximum(volume[box], _soft(depth, blur_nm))
+    for neck in necks[necks["diameter_nm"] > 0].itertuples():
+        first, second = xyz_nm[neck.qd_1], xyz_nm[neck.qd_2]
+        distance = np.linalg.norm(second - first)
+        direction = (second - first) / distance
+        box, points = _box(shape, voxel_nm, (first + second) / 2, 0.6 * distance)
+        from_first = points - first
+        along = from_first @ direction
+        across = np.linalg.norm(from_first - along[..., None] * direction, axis=-1)
+        inside = np.minimum(neck.diameter_nm / 2 - across, distance / 2 - np.abs(along - distance / 2))
+        volume[box] = np.maximum(volume[box], _soft(inside, blur_nm))
+    return volume
+
+
+def cube_axes(cell) -> np.ndarray:
+    """(3, 3) axes of a cube that follows a cell, (3, 3) with columns A, B, C, as nearly as it can."""
+    u, _, vt = np.linalg.svd(np.asarray(cell, float))
+    return u @ vt
 
 
 def _soft(depth_nm: np.ndarray, blur_nm: float) -> np.ndarray:

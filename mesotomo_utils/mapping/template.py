@@ -172,10 +172,15 @@ def body_image(
         raise ValueError("volume: values that are not finite; reconstruct the tomogram again")
     if np.ptp(values) == 0:
         raise ValueError(f"volume: every voxel is {values.flat[0]}; there is nothing to find")
+    return levelled(values, step, diameter_nm=diameter_nm, device=where)
+
+
+def levelled(values: np.ndarray, step_nm: float, *, diameter_nm: float, device: str = "cpu") -> BodyImage:
+    """The picture of whole dots from grey levels without an atomic lattice, which are overwritten."""
     background, contrast = _levels(values)
     values -= np.float32(background)
     values /= np.float32(contrast)
-    return BodyImage(values, step, float(diameter_nm), background, contrast, where)
+    return BodyImage(values, step_nm, float(diameter_nm), background, contrast, device)
 
 
 def _levels(values: np.ndarray) -> tuple[float, float]:

@@ -44,10 +44,10 @@ _TOLERANCE = 0.02
 DOUBTFUL_MISFIT = 0.25
 """Misfit of a whole series from which its images are hardly of one object. The needle has 0.03, twins have up to 0.08,
 and angles in another order than the images 0.5."""
-_FILLED_FIELD = 0.6
-"""Share of :func:`.alignment_coarse.at_both_borders` from which shifts along u are in doubt. A twin has 0.02; cut to
-0.64 of its width it has 0.58, and angles still to 0.03°; cut to 0.56 it has 0.70, and 0.15°. A film of dots three times
-as wide as the field has 0.63, and shifts that are pixels off."""
+_FILLED_FIELD = 0.57
+"""Share of :func:`.alignment_coarse.at_both_borders` from which shifts along u are in doubt. A twin has none; cut to
+0.64 of its width it has 0.52, and angles still to 0.03°; cut to 0.56 it has 0.66, and 0.15°. A film of dots three times
+as wide as the field has 0.61, and shifts that are pixels off."""
 _MISFIT_LIMIT = 8.0
 """Misfit above the other images', in robust standard deviations, from which an image is an outlier."""
 

@@ -230,7 +230,8 @@ def compare_necks(
         frozenset((to_true.get(row.qd_1, -1), to_true.get(row.qd_2, -2))): (row.diameter_nm, row.sigma_nm)
         for row in measured.itertuples()
     }
-    common = [pair for pair in pairs if pair in found and np.isfinite(found[pair][0])]
+    there = [pair for pair in pairs if pair in found]
+    common = [pair for pair in there if np.isfinite(found[pair][0])]
     d_true = np.array([pairs[pair] for pair in common])
     d, sigma = np.array([found[pair] for pair in common]).reshape(-1, 2).T
     if not len(common):
@@ -240,7 +241,8 @@ def compare_necks(
     told = np.isfinite(sigma)
     return {
         "neck_pairs_compared": len(common),
-        "neck_pairs_missed_fraction": 1.0 - len(common) / max(len(pairs), 1),
+        "neck_pairs_missed_fraction": 1.0 - len(there) / max(len(pairs), 1),
+        "neck_pairs_untold_fraction": 1.0 - len(common) / len(there),
         "connectivity_true": float((d_true > 0).mean()),
         "connectivity_measured": float((d > 0).mean()),
         "connectivity_error": float(abs((d > 0).mean() - (d_true > 0).mean())),

@@ -99,6 +99,11 @@ class GlyphScene:
         return np.where(np.isfinite(self.diameters_nm)[:, None], colours, UNMEASURED)
 
     @property
+    def sticks_label(self) -> str:
+        """What their colours say."""
+        return "sticks: neck diameter (nm)" + ("; grey: not told" if np.isnan(self.diameters_nm).any() else "")
+
+    @property
     def stick_diameters_nm(self) -> np.ndarray:
         """Diameters (M,) before they are drawn smaller: thin where no neck was measured."""
         return np.where(np.isfinite(self.diameters_nm), self.diameters_nm, 2 * THIN_STICK * self.edge_nm)
@@ -423,7 +428,7 @@ def colour_bars(place: Figure, scene: GlyphScene) -> None:
     bars = (
         (left, figures.ANGLE_MAP, scene.angle_norm, r"cubes: misorientation from $R_\mathrm{mono}$ (°)",
          np.isfinite(scene.misorientation_deg).any(), CUBES_UNMEASURED, "max"),
-        (right, figures.NECK_MAP, scene.neck_norm, "sticks: neck diameter (nm)",
+        (right, figures.NECK_MAP, scene.neck_norm, scene.sticks_label,
          bool((scene.diameters_nm > 0).any()), STICKS_UNMEASURED, "both"),
     )  # fmt: skip
     for ax, cmap, norm, label, known, otherwise, extend in bars:

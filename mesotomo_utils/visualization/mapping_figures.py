@@ -209,7 +209,7 @@ def gap_pictures(pictures: Mapping[str, np.ndarray], pixel_nm: float, outlines: 
 
 
 def neck_histogram(necks: pd.DataFrame) -> Figure:
-    """Diameters of the necks by axis, and the share of pairs that have one."""
+    """Diameters of the necks by axis, and the share of pairs that have one; none along an axis where all are NaN."""
     fig, axes = figures.new_figure(1, 2, width_in=figures.DOUBLE_COLUMN, height_in=2.3, width_ratios=[2, 1])
     joined = necks[necks["diameter_nm"] > 0]
     top = max(joined["diameter_nm"].max(), 1.0) if len(joined) else 1.0
@@ -219,8 +219,11 @@ def neck_histogram(necks: pd.DataFrame) -> Figure:
     axes[0, 0].hist(parts, bins, stacked=True, color=colours, label=list("ABC"))
     axes[0, 0].set(xlabel="neck diameter (nm)", ylabel="necks")
     axes[0, 0].legend(title="along")
-    share = [100 * (necks["diameter_nm"][necks["axis"] == axis] > 0).mean() for axis in "ABC"]
-    axes[0, 1].bar(list("ABC"), share, color=colours)
+    every = [necks["diameter_nm"][necks["axis"] == axis] for axis in "ABC"]
+    axes[0, 1].bar(list("ABC"), [100 * (diameters.dropna() > 0).mean() for diameters in every], color=colours)
+    for n, diameters in enumerate(every):
+        if len(diameters) and diameters.isna().all():
+            axes[0, 1].text(n, 4, "not told", rotation=90, ha="center", va="bottom")
     axes[0, 1].set(xlabel="axis", ylabel="pairs with a neck (%)", ylim=(0, 100))
     figures.panel_labels(axes)
     return fig

@@ -201,7 +201,7 @@ def _bars(scene: glyph_figures.GlyphScene) -> str:
     """Colour bars of cubes and sticks, or what is grey instead."""
     known = np.isfinite(scene.misorientation_deg).any()
     cubes = _bar("cubes: misorientation from R<sub>mono</sub> (°)", figures.ANGLE_MAP, scene.angle_norm, "0", "≥ {}")
-    necks = _bar("sticks: neck diameter (nm)", figures.NECK_MAP, scene.neck_norm, "≤ {}", "≥ {}")
+    necks = _bar(scene.sticks_label, figures.NECK_MAP, scene.neck_norm, "≤ {}", "≥ {}")
     parts = [
         cubes if known else f"<span>{glyph_figures.CUBES_UNMEASURED} (grey)</span>",
         necks if (scene.diameters_nm > 0).any() else f"<span>{glyph_figures.STICKS_UNMEASURED} (grey)</span>",

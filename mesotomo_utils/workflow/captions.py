@@ -47,7 +47,7 @@ CAPTIONS = {
     "interstitials (diamonds) and dots of no grain (crosses).",
     "neighbour_vectors": "Vectors from every dot to its +A, +B and +C neighbours, beside the vectors of the mean "
     "cell (table S2).",
-    "necks": "Diameters of all necks and the share of neighbours that are joined, by direction.",
+    "necks": "Diameters of the necks and the share of neighbours that are joined, by direction.",
     "gaps": "Smallest sections of four gaps between neighbours, from none to the thickest neck; the dashed circle "
     "has the area that was found.",
     # 03_orientation

@@ -117,10 +117,11 @@ def run_command(
     except KeyboardInterrupt:
         raise _fail("interrupted; the same command goes on from here", EXIT_INTERRUPTED) from None
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _fail(
-            f"{out}: no space is left there; free some, and the same command goes on from here", EXIT_FAILED
+            f"{error.filename or out}: no space is left there; free some, and the same command goes on from here",
+            EXIT_FAILED,
         ) from None
     from mesotomo_utils.workflow.summary import results_table
 
