@@ -91,6 +91,7 @@ def test_what_the_wedge_adds_is_taken_off_and_the_rest_is_in_sigma(film, measure
         assert abs(after.mean()) < 0.5 * before.mean()
         assert (before.abs() <= too_small).mean() < 0.5
         assert (after.abs() <= sigma).mean() > 0.6
+        assert sigma.median() > 1.2 * too_small.median()
     assert np.abs(errors_nm(film, allowed, "A")[0].mean()) < 0.06
 
 
@@ -105,6 +106,21 @@ def test_where_gaps_look_closed_necks_are_not_told(film, measured, wedge):
     lost = (allowed["axis"] == "B") & (film.grain_of_neck == 1)
     assert (allowed[["diameter_nm", "sigma_nm"]].isna().all(axis=1) == lost).all()
     assert (allowed[["diameter_nm", "sigma_nm"]].isna().any(axis=1) == lost).all()
+
+
+def test_cubes_follow_the_cell_of_their_grain(film, monkeypatch):
+    seen = {}
+
+    def model_necks(image, template, xyz_nm, turns, pairs, angles_deg):
+        seen["turns"] = turns
+        return pd.DataFrame({"whole_nm": np.ones(len(pairs)), "seen_nm": 1.25})
+
+    monkeypatch.setattr(neck_wedge, "model_necks", model_necks)
+    grain = np.where(np.arange(len(film.grain)) == 5, -1, film.grain)  # one of no grain
+    wedge = neck_wedge.wedge_of_necks(film.whole, film.mean_dot, film.xyz, grain, CELLS, film.necks, TILTS)
+    for number, cell in {0: CELLS[0], 1: CELLS[1], -1: CELLS[0]}.items():
+        assert np.allclose(seen["turns"][grain == number], cube_axes(cell))
+    assert not wedge["told"].any()  # none of the models' gaps was empty
 
 
 def test_the_histogram_says_what_is_not_told(measured):
