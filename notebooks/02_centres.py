@@ -514,7 +514,7 @@ for axis in "xyz":
 rng = np.random.default_rng(seed)
 blocks = statistics.places(xyz[:, :2], spacing_nm=(main["a_nm"]["value"] + main["b_nm"]["value"]) / 2)
 for axis in (None, "A", "B", "C"):
-    some = joints if axis is None else joints[joints["axis"] == axis]
+    some = neck_tables.told(joints if axis is None else joints[joints["axis"] == axis])
     lost = "no necks were measured" if not measured or some.empty else neck_tables.untold(some)
     if lost:
         values.append(results.value("connectivity", None, index=axis, reason=lost))

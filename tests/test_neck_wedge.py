@@ -146,7 +146,9 @@ def test_single_pairs_that_are_not_told_are_left_out():
     dots = pd.DataFrame({"qd": range(6), "layer": 1, "at_edge": False})
     necks_csv = pd.DataFrame({"qd_1": range(5), "qd_2": range(1, 6), "axis": list("AAABB")})
     diameters = [2.0, 0.0, np.nan, np.nan, np.nan]
-    pairs = neck_tables.place(necks_csv.assign(diameter_nm=diameters), dots)
+    other_grain = pd.DataFrame({"qd_1": [7], "qd_2": [8], "axis": ["B"], "diameter_nm": [1.0]})
+    necks_csv = pd.concat([other_grain, necks_csv.assign(diameter_nm=diameters)])
+    pairs = neck_tables.place(necks_csv, dots)
     assert pairs["row"].tolist() == [0, 1, 3, 4]
     assert neck_tables.untold(pairs) == "necks along B are not told"
     assert neck_tables.untold(pairs[pairs["axis"] == "A"]) is None

@@ -30,9 +30,8 @@ def place(necks: pd.DataFrame, dots: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame of the pairs whose two dots are in ``dots`` and that are told, with ``row, layer, height`` (number of
-    the layer, with a half for C pairs, which lie between two), ``joined`` and ``at_edge`` (of either dot). Pairs of
-    unknown diameter (NaN) are left out, but all kept along an axis where none is known.
+    DataFrame of the pairs whose two dots are in ``dots`` and that are :func:`told`, with ``row, layer, height`` (number
+    of the layer, with a half for C pairs, which lie between two), ``joined`` and ``at_edge`` (of either dot).
 
     Raises
     ------
@@ -44,13 +43,12 @@ def place(necks: pd.DataFrame, dots: pd.DataFrame) -> pd.DataFrame:
     if odd.any():
         row = int(np.flatnonzero(odd)[0])
         raise ValueError(f"necks.csv: row {row} has axis {necks['axis'].iloc[row]!r}; expected A, B or C")
-    row_of = pd.Series(np.arange(len(dots)), index=dots["qd"])
+    row_of, necks = pd.Series(np.arange(len(dots)), index=dots["qd"]), necks.reset_index(drop=True)
     first, second = necks["qd_1"].map(row_of), necks["qd_2"].map(row_of)
     both = (first.notna() & second.notna()).to_numpy(bool)
-    known = necks["diameter_nm"].notna()
-    both = both & (known | ~known.groupby(necks["axis"]).transform("any")).to_numpy(bool)
-    pairs = necks[both].reset_index(drop=True)
-    rows = np.column_stack([first[both], second[both]]).astype(int)
+    pairs = told(necks[both])
+    rows = np.column_stack([first[pairs.index], second[pairs.index]]).astype(int)
+    pairs = pairs.reset_index(drop=True)
     layer, edge = dots["layer"].to_numpy(), dots["at_edge"].to_numpy(bool)
     pairs["row"] = rows[:, 0]
     pairs["layer"] = layer[rows].min(1)
@@ -60,6 +58,12 @@ def place(necks: pd.DataFrame, dots: pd.DataFrame) -> pd.DataFrame:
     if "sigma_nm" not in pairs:
         pairs["sigma_nm"] = np.nan
     return pairs
+
+
+def told(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs without those of unknown diameter (NaN); but along an axis where none is known all are kept."""
+    known = pairs["diameter_nm"].notna()
+    return pairs[known | ~known.groupby(pairs["axis"]).transform("any")]
 
 
 def untold(pairs: pd.DataFrame) -> str | None:
