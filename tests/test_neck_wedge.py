@@ -1,6 +1,6 @@
 """What a wedge of missing tilts does to the necks of model dots, and what is said of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -97,6 +97,7 @@ def test_what_the_wedge_adds_is_taken_off_and_the_rest_is_in_sigma(film, measure
 
 def test_where_no_wedge_is_missing_nothing_is_done(film, measured):
     none = wedge_of(film, np.arange(-90, 90, 1.5), None)
+    assert wedge_of(replace(film, necks=film.necks[:0]), TILTS, None).equals(none)  # nor where there is no pair
     pd.testing.assert_frame_equal(neck_wedge.allow_for_wedge(measured, film.grain_of_neck, none), measured)
 
 

@@ -20,8 +20,8 @@ from mesotomo_utils.mapping.model_film import cube_axes, draw_dots
 from mesotomo_utils.mapping.necks import THRESHOLD, measure_necks
 from mesotomo_utils.mapping.template import BodyImage, Template, body_image, levelled
 
-#: As many models are drawn as give this many pairs.
-PAIRS = 600
+#: As many models are drawn as give this many pairs, up to so many.
+PAIRS, MOST_MODELS = 600, 8
 #: Share of the pairs that have a neck, and the diameters of these, evenly, in edges of a dot.
 NECK_FRACTION, NECK_EDGES = 0.5, (0.2, 0.85)
 #: Standard deviations of the cubes' turns and of their edges, as a part; and of the blur of their surfaces before the
@@ -111,21 +111,22 @@ def wedge_of_necks(
     DataFrame with a row for each ``grain`` and ``axis``: ``scale``, by which a measured diameter is multiplied;
     ``left_nm``, within which 68 % of the errors of the model's necks lie after that; ``closed``, the share of its gaps
     without a neck that look joined; and ``told``, False where that is more than :data:`CLOSED_FRACTION`. Scale 1 and
-    no error where no wedge is missing.
+    no error where no wedge is missing, or no pair is there.
     """
     index = pd.MultiIndex.from_product([list(cells), list("ABC")], names=["grain", "axis"])
-    if not is_missing(angles_deg):
+    if pairs.empty or not is_missing(angles_deg):
         return pd.DataFrame({"scale": 1.0, "left_nm": 0.0, "closed": 0.0, "told": True}, index=index)
     grain, axes = np.asarray(grain), {number: cube_axes(cell) for number, cell in cells.items()}
     turns = np.array([axes.get(number, next(iter(axes.values()))) for number in grain])
     args = image, template, xyz_nm, turns, pairs, angles_deg
-    models = [model_necks(*args, **options) for _ in range(-(-PAIRS // max(len(pairs), 1)))]
+    models = [model_necks(*args, **options) for _ in range(min(-(-PAIRS // len(pairs)), MOST_MODELS))]
     models = [model.assign(grain=grain[pairs["qd_1"]], axis=pairs["axis"].to_numpy()) for model in models]
-    rows = {key: _row(model) for key, model in pd.concat(models).groupby(["grain", "axis"])}
+    rows = {key: _along_an_axis(model) for key, model in pd.concat(models).groupby(["grain", "axis"])}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["scale", "left_nm", "closed", "told"]).reindex(index)
 
 
-def _row(model: pd.DataFrame) -> tuple[float, float, float, bool]:
+def _along_an_axis(model: pd.DataFrame) -> tuple[float, float, float, bool]:
+    """``scale, left_nm, closed, told`` of the model's necks along one axis."""
     whole, seen = model["whole_nm"].to_numpy(), model["seen_nm"].to_numpy()
     both, none = (whole > 0) & (seen > 0), whole == 0
     closed = float((seen > 0)[none].mean()) if none.any() else 1.0
