@@ -508,7 +508,8 @@ for axis in "xyz":
 
 # %% [markdown]
 # Pairs that share a dot are not independent: for the interval of the connectivity, columns of dots that stand side by
-# side vary together (notebook 05).
+# side vary together (notebook 05). Where tilts are missing, `neck_scale` is what diameters were multiplied by; its error is
+# shared by all necks along an axis, so that it is as large, in proportion, in their mean.
 
 # %%
 rng = np.random.default_rng(seed)
@@ -523,6 +524,10 @@ for axis in (None, "A", "B", "C"):
     draws = statistics.bootstrap(lambda rows, j=joined: j[rows].mean(), own, n_resamples=n_resamples, rng=rng)
     share_joined = statistics.interval(joined.mean(), draws, n_blocks=statistics.n_blocks(own), n=len(some), bounds=(0, 1))
     values.append(results.value("connectivity", index=axis, **share_joined.as_result()))
+if image is not None and missing_wedge.is_missing(tomogram.angles_deg):
+    for axis, row in wedge.loc[main["grain"]].iterrows():
+        shared = neck_wedge.MODEL_ERROR * abs(1 - row["scale"])
+        values.append(results.value("neck_scale", row["scale"], index=axis, sigma=shared, reason="necks are not told"))
 
 # %%
 results.record(run_dir, "02_centres", values)
