@@ -54,7 +54,7 @@ def without_background(images: NDArray[np.float32]) -> NDArray[np.float32]:
     object and than the pixels around it would be what all images are matched by, and takes the median of these.
     """
     n_t, n_z, n_u = images.shape
-    width = max(2, n_u // 40)
+    width = _border(n_u)
     z, u = np.arange(n_z) - (n_z - 1) / 2, np.arange(n_u) - (n_u - 1) / 2
     line, even = np.stack([np.ones(n_z), z], axis=1), np.ones(n_z)
     level, slope, rise, at, within = np.zeros((5, n_t))
@@ -101,15 +101,21 @@ def at_both_borders(images: NDArray[np.float32]) -> float:
     images
         (T, Z, U) images less their background.
     """
-    width, n_z = max(2, images.shape[2] // 40), images.shape[1] // 2 * 2
+    width, n_z = _border(images.shape[2]), images.shape[1] // 2 * 2
 
-    def strength(part: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(T,) root mean product of rows beside each other, whose noise is not shared."""
-        product = np.mean(part[:, 0:n_z:2] * part[:, 1:n_z:2], axis=(1, 2), dtype=np.float64)
-        return np.sqrt(np.maximum(product, 0.0))
+    def strength(part: NDArray[np.float32]) -> float:
+        """Root mean product of rows beside each other, whose noise is not shared."""
+        return np.sqrt(max(np.mean(part[0:n_z:2] * part[1:n_z:2], dtype=np.float64), 0.0))
 
-    weaker = np.minimum(strength(images[:, :, :width]), strength(images[:, :, -width:]))
-    return float(np.median(weaker / np.maximum(strength(images), 1e-30)))
+    shares = [
+        min(strength(image[:, :width]), strength(image[:, -width:])) / max(strength(image), 1e-30) for image in images
+    ]
+    return float(np.median(shares))
+
+
+def _border(n_u: int) -> int:
+    """Columns of either border, from which the background is taken, of images n_u pixels wide."""
+    return max(2, n_u // 40)
 
 
 def profile_shifts(
@@ -340,7 +346,7 @@ def moment_sigmas(
     profiles = [np.interp(inner + s, rows, image.sum(axis=1, dtype=np.float64)) for image, s in zip(images, shift_z)]
     mass = np.sum(profiles, axis=1)
     changes = _robust_sigma(mass) / max(abs(np.median(mass)), 1e-30)
-    width = max(2, images.shape[2] // 40)
+    width = _border(images.shape[2])
     across = images.sum(axis=1, dtype=np.float64)
     strips = np.abs(across[:, :width]).sum(axis=1) + np.abs(across[:, -width:]).sum(axis=1)
     at_edges = 2 * np.quantile(strips, 0.9) / max(abs(np.median(across.sum(axis=1))), 1e-30)
